@@ -1,0 +1,3 @@
+from fishs2_daemon.cli import main
+
+main()

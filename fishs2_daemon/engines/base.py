@@ -1,0 +1,36 @@
+"""The seam between the worker process and what it runs."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from fishs2_daemon.speech import EngineInfo, Pcm
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One text for the engine: `phrases` arrive one by one, in order, and may arrive while it speaks."""
+
+    voice: str
+    phrases: AsyncIterator[str]
+
+
+class Engine(Protocol):
+    """Owned by the worker's event loop; blocking work belongs on the engine's own threads.
+
+    `speak` may run up to `EngineInfo.slots` times at once. It yields a phrase's blocks as they are made, the first as
+    soon as it exists; closing the generator stops the work within one block. It raises `EngineError` with a text for
+    the caller.
+    """
+
+    async def load(self, progress: Progress) -> EngineInfo:
+        """Make the engine ready to speak. `progress(what, fraction)` may be called on the loop at any time."""
+
+    def info(self) -> EngineInfo:
+        """The engine's voices as they are now; read again when the daemon reloads."""
+
+    def speak(self, utterance: Utterance) -> AsyncIterator[Pcm]: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,101 @@
+"""Every error that crosses a module border.
+
+    Fishs2Error
+      ConfigError                 a setting is wrong; the process ends with status 78
+      RequestError                the caller's fault: the same request fails again
+        InvalidRequest
+        TextTooLong
+        UnknownVoice
+      Unavailable                 nobody's fault: the same request may work later
+        Busy
+        Loading
+        ShuttingDown
+        EngineUnavailable         the engine does not start; its reason is in the text
+      SynthesisError              ours: the request was good and was not spoken to its end
+        DeadlineExceeded
+        WorkerCrashed
+        EngineError               the engine reported a failure of its own
+      ProtocolError               a peer broke the wire format
+
+`code` is the stable, machine-readable name that doors put beside the text.
+"""
+
+from typing import ClassVar
+
+
+class Fishs2Error(Exception):
+    """Root of the tree. Its text is written for the person who can act on it."""
+
+    code: ClassVar[str] = "internal"
+
+
+class ConfigError(Fishs2Error):
+    code = "config"
+
+
+class RequestError(Fishs2Error):
+    """`param` names the field of the request that is wrong, where there is one."""
+
+    code = "invalid"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class InvalidRequest(RequestError):
+    pass
+
+
+class TextTooLong(RequestError):
+    code = "text-too-long"
+
+
+class UnknownVoice(RequestError):
+    code = "unknown-voice"
+
+
+class Unavailable(Fishs2Error):
+    """`retry_after_s` is a hint for when to ask again."""
+
+    code = "busy"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Busy(Unavailable):
+    pass
+
+
+class Loading(Unavailable):
+    code = "loading"
+
+
+class ShuttingDown(Unavailable):
+    code = "shutting-down"
+
+
+class EngineUnavailable(Unavailable):
+    code = "engine-unavailable"
+
+
+class SynthesisError(Fishs2Error):
+    pass
+
+
+class DeadlineExceeded(SynthesisError):
+    code = "timeout"
+
+
+class WorkerCrashed(SynthesisError):
+    pass
+
+
+class EngineError(SynthesisError):
+    pass
+
+
+class ProtocolError(Fishs2Error):
+    code = "protocol"

@@ -1,0 +1,174 @@
+"""Every setting of the daemon: FISHS2_* in the environment or `.env`, flags on top.
+
+A list is written `a,b` or as a JSON array. Field names carry their unit; every queue, body, text and wait is bounded
+by one of them.
+"""
+
+import json
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ENV_PREFIX = "FISHS2_"
+
+#: Peers of loopback, link-local and private networks (RFC 1122, 1918, 3927, 4193, 4291).
+PRIVATE_NETWORKS = "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,fe80::/10,fc00::/7"
+
+
+def _split(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("a list is written a,b or as a JSON array") from None
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def _networks(value: Any) -> Any:
+    items = _split(value)
+    if not isinstance(items, list | tuple):
+        return items
+    networks = []
+    for item in items:
+        try:
+            networks.append(ip_network(item))
+        except ValueError:
+            raise ValueError(f"{item!r} is not a network such as 192.168.1.0/24 or fd00::/8") from None
+    return networks
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _lower(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+StrList = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+SecretList = Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[list[IPv4Network | IPv6Network], NoDecode, BeforeValidator(_networks)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Settings(BaseSettings):
+    """Read with `fishs2_daemon.configuration.load`, which turns a wrong value into one line."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_file=".env", env_file_encoding="utf-8", extra="ignore", protected_namespaces=()
+    )
+
+    # Doors
+    uri: StrList = Field(["tcp://0.0.0.0:10200"], description="Wyoming addresses")
+    http: bool = Field(True, description="serve HTTP")
+    host: str = Field("0.0.0.0", min_length=1, description="HTTP address to listen on")
+    port: Port = Field(8020, description="HTTP port; 0 takes a free one")
+    request_id_header: str = Field("X-Request-ID", pattern=r"^[A-Za-z0-9-]+$", description="header of the request's id")
+
+    # Who may talk to it
+    allowed_networks: Networks = Field(
+        default_factory=lambda: _networks(PRIVATE_NETWORKS), description="peers that are answered"
+    )
+    allowed_hosts: StrList = Field([], description="more names that HTTP requests may carry as Host")
+    cors_origins: StrList = Field([], description="web origins that may read answers, such as http://ui.local:3000")
+    api_keys: SecretList = Field([], description="HTTP needs one of these as bearer token; none: open")
+    api_keys_file: Path | None = Field(None, description="more API keys, one a line")
+
+    # Discovery
+    zeroconf: bool = Field(True, description="announce the Wyoming port on the network")
+    zeroconf_name: str | None = Field(None, min_length=1, max_length=63, description="instance name, kept for ever")
+    zeroconf_interface: StrList = Field([], description="interfaces to announce on")
+
+    # Engine and voices
+    engine: Annotated[Literal["auto", "espeak"], BeforeValidator(_lower)] = Field("auto", description="who speaks")
+    default_voice: str | None = Field(None, description="voice of requests that name none")
+    unknown_voice: Annotated[Literal["error", "default"], BeforeValidator(_lower)] = Field(
+        "error", description="a voice that does not exist: refuse, or speak with the default"
+    )
+    languages: StrList = Field([], description="languages offered to Home Assistant")
+    voices_dir: Path = Field(Path("voices"), description="folder of stored voices")
+    models_dir: Path = Field(Path("models"), description="folder of model files")
+    model_path: Path = Field(Path("models/s2-pro-q8_0.gguf"), description="S2 Pro model file")
+    tokenizer_path: Path = Field(Path("models/tokenizer.json"), description="S2 Pro tokenizer")
+    default_model: str = Field("fishaudio/s2-pro", min_length=1, description="model id that clients see first")
+    model_aliases: StrList = Field(["fishs2", "fish-s2", "s2-pro"], description="more names for it")
+
+    # Logs
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
+        "INFO", description="least severe records to log"
+    )
+    logs_dir: Path | None = Field(None, description="also log to a rotating file in this folder")
+    app_log_file: str = Field("app.log", pattern=r"^[\w.-]+$", description="name of that file")
+    log_max_bytes: int = Field(10_485_760, ge=1024, description="size at which it rotates")
+    log_backup_count: int = Field(5, ge=0, le=1000, description="rotated files kept")
+
+    # Bounds of requests
+    max_text_chars: Count = Field(100_000, description="longest text of one request, characters")
+    max_queue: int = Field(32, ge=0, le=100_000, description="requests that may wait for a free slot")
+    queue_timeout_s: Seconds = Field(20.0, description="longest wait for a free slot, or for a loading engine")
+    first_audio_timeout_s: Seconds = Field(30.0, description="longest wait for the first audio once a slot is free")
+    stall_timeout_s: Seconds = Field(20.0, description="longest gap between audio blocks while text is at hand")
+    text_timeout_s: Seconds = Field(60.0, description="longest gap between text chunks of a stream")
+    total_timeout_s: Seconds = Field(3600.0, description="longest answer, wall time")
+
+    # Bounds of connections
+    max_connections: Count = Field(256, description="Wyoming connections at once")
+    http_max_connections: Count = Field(256, description="HTTP connections at once")
+    idle_timeout_s: Seconds = Field(600.0, description="a silent Wyoming connection is closed after this")
+    event_timeout_s: Seconds = Field(10.0, description="time to finish a started Wyoming event")
+    header_timeout_s: Seconds = Field(10.0, description="time to finish a started HTTP header")
+    body_timeout_s: Seconds = Field(30.0, description="time to finish a started HTTP request, body included")
+    write_timeout_s: Seconds = Field(60.0, description="a peer that takes no audio for this long is dropped")
+
+    # Bounds of the worker and of the end
+    worker_start_timeout_s: Seconds = Field(300.0, description="time for the worker to load its engine")
+    worker_hang_timeout_s: Seconds = Field(10.0, description="a worker silent for this long is killed")
+    cancel_timeout_s: Seconds = Field(5.0, description="a worker that does not stop an answer in this time is killed")
+    drain_timeout_s: Seconds = Field(20.0, description="time for running answers to finish after SIGTERM")
+
+    # Known to the wrapper that this daemon replaces; taken over by the S2 engine, which is not part of this version.
+    backend: Annotated[Literal["auto", "cuda", "vulkan", "metal", "cpu"], BeforeValidator(_lower)] = Field("auto")
+    gpu_device: int = Field(0, ge=0, le=64)
+    n_gpu_layers: int = Field(-1, ge=-1, le=1000)
+    n_threads: int = Field(0, ge=0, le=512)
+    model_quant: Annotated[
+        Literal["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k", "q2_k"], BeforeValidator(_lower)
+    ] = Field("q8_0")
+    skip_gpu_check: bool = False
+    skip_downloads: bool = False
+    force_downloads: bool = False
+    max_new_tokens: int = Field(1024, ge=1, le=8192)
+    temperature: float = Field(0.8, ge=0, le=2)
+    top_p: float = Field(0.8, ge=0, le=1)
+    top_k: int = Field(30, ge=0, le=500)
+    min_tokens_before_end: int = Field(0, ge=0, le=8192)
+
+    @field_validator("uri")
+    @classmethod
+    def _some_uri(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("at least one of tcp://host:port, unix:///path, stdio://")
+        return value
+
+
+#: Settings that only the coming S2 engine acts on.
+WITHOUT_EFFECT_YET = frozenset(
+    {"model_path", "tokenizer_path", "models_dir", "voices_dir", "backend", "gpu_device", "n_gpu_layers", "n_threads"}
+    | {"model_quant", "skip_gpu_check", "skip_downloads", "force_downloads", "max_new_tokens", "temperature", "top_p"}
+    | {"top_k", "min_tokens_before_end"}
+)
+
+#: Settings that a reload (SIGHUP) takes over from the environment file; the others need a restart.
+RELOADABLE = frozenset(
+    {"allowed_networks", "allowed_hosts", "cors_origins", "api_keys", "api_keys_file", "default_voice", "unknown_voice"}
+    | {"languages", "log_level", "max_text_chars", "max_queue", "queue_timeout_s", "first_audio_timeout_s"}
+    | {"stall_timeout_s", "text_timeout_s", "total_timeout_s", "max_connections", "http_max_connections"}
+    | {"idle_timeout_s", "event_timeout_s", "header_timeout_s", "body_timeout_s", "write_timeout_s", "drain_timeout_s"}
+)
