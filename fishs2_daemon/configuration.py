@@ -5,10 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
+from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 
 from fishs2_daemon.errors import ConfigError
-from fishs2_daemon.settings import ENV_PREFIX, RELOADABLE, WITHOUT_EFFECT_YET, Settings
+from fishs2_daemon.settings import ENV_PREFIX, RELOADABLE, RETIRED, WITHOUT_EFFECT_YET, Settings
 
 #: Flags of `serve` and the setting that each one sets.
 FLAGS = {
@@ -18,8 +20,8 @@ FLAGS = {
     "log_level": "--log-level",
 }  # fmt: skip
 
-#: FISHS2_* names that other programs read: `run.py` and the tests' own switches.
-_FOREIGN = frozenset({"hf_repo_id", "model_url", "tokenizer_url", "model_sha256", "tokenizer_sha256", "runtime_dir"})
+#: FISHS2_* names that `run.py` reads.
+_FOREIGN = frozenset({"temp_dir"})
 
 _SHOWN_CHARS = 60
 
@@ -59,20 +61,35 @@ def describe(settings: Settings) -> list[str]:
     return [f"{ENV_PREFIX}{name.upper()}={_shown(getattr(settings, name))}" for name in Settings.model_fields]
 
 
-def without_effect(settings: Settings) -> list[str]:
-    """Names of settings that were given but that only the S2 engine, not part of this version, will act on."""
-    return sorted(
-        f"{ENV_PREFIX}{name.upper()}"
+def given_names() -> list[str]:
+    """FISHS2_* names of the environment and of `.env`, whether they mean something or not."""
+    names = {*os.environ, *dotenv_values(".env", encoding="utf-8")}
+    return sorted(name for name in names if name.upper().startswith(ENV_PREFIX))
+
+
+def without_effect(settings: Settings, names: Iterable[str] = ()) -> list[str]:
+    """FISHS2_* names that are known but do nothing in this version.
+
+    These are settings that only the coming S2 engine acts on, when they differ from their default, and those of
+    `names` (see `given_names`) that have no meaning any more.
+    """
+    waiting = {
+        name
         for name in settings.model_fields_set & WITHOUT_EFFECT_YET
         if getattr(settings, name) != Settings.model_fields[name].get_default(call_default_factory=True)
-    )
+    }
+    retired = {_field_name(name) for name in names} & RETIRED
+    return sorted(f"{ENV_PREFIX}{name.upper()}" for name in waiting | retired)
 
 
-def unknown_names(environment: Iterable[str]) -> list[str]:
-    """FISHS2_* names that mean nothing here: mostly typing slips."""
-    known = {*Settings.model_fields, *_FOREIGN}
-    prefixed = (name for name in environment if name.upper().startswith(ENV_PREFIX))
-    return sorted(name for name in prefixed if name[len(ENV_PREFIX) :].lower() not in known)
+def unknown_names(names: Iterable[str]) -> list[str]:
+    """Those of `names` (see `given_names`) that mean nothing here: mostly typing slips."""
+    known = {*Settings.model_fields, *RETIRED, *_FOREIGN}
+    return sorted(name for name in names if name.upper().startswith(ENV_PREFIX) and _field_name(name) not in known)
+
+
+def _field_name(name: str) -> str:
+    return name.lower().removeprefix(ENV_PREFIX.lower())
 
 
 def _keys_from_files(settings: Settings) -> list[SecretStr]:
@@ -84,9 +101,10 @@ def _keys_from_files(settings: Settings) -> list[SecretStr]:
     for file in files:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(
-                f"{ENV_PREFIX}API_KEYS_FILE: {file}: cannot be read ({error}); allowed: a text file with one key a line"
+                f"{ENV_PREFIX}API_KEYS_FILE: {str(file)!r} is not allowed; allowed: a text file with one key a line"
+                f" ({getattr(error, 'strerror', None) or 'not UTF-8'})"
             ) from None
         keys += [SecretStr(line.strip()) for line in lines if line.strip() and not line.lstrip().startswith("#")]
     return keys
@@ -96,21 +114,36 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         if value and all(isinstance(item, SecretStr) for item in value):
             return f"[{len(value)} hidden]"
-        return ",".join(str(item) for item in value)
-    return "" if value is None else str(value)
+        text = ",".join(str(item) for item in value)
+    else:
+        text = "" if value is None else str(value)
+    return text if text.isprintable() else repr(text)
 
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
-    name = str(first["loc"][0]) if first["loc"] else "settings"
-    field = Settings.model_fields.get(name)
+    name = str(first["loc"][0])
     flag = f" ({FLAGS[name]})" if name in FLAGS else ""
-    given = "(hidden)" if name == "api_keys" else repr(first["input"])
+    given = "a value (hidden)" if name == "api_keys" else repr(first["input"])
     if len(given) > _SHOWN_CHARS:
         given = given[:_SHOWN_CHARS] + "..."
-    choices = get_args(field.annotation) if field else ()
-    if choices and all(isinstance(choice, str) for choice in choices):
-        allowed = ", ".join(choices)
-    else:
-        allowed = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    allowed = _allowed(Settings.model_fields[name], first["msg"])
     return f"{ENV_PREFIX}{name.upper()}{flag}: {given} is not allowed; allowed: {allowed}"
+
+
+def _allowed(field: FieldInfo, message: str) -> str:
+    """What `field` takes, in words; pydantic's own `message` where its type says too little."""
+    choices = get_args(field.annotation)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return ", ".join(choices)
+    if field.annotation is bool:
+        return "true or false"
+    if field.annotation in (int, float):
+        limits = {
+            key: getattr(rule, key) for rule in field.metadata for key in ("ge", "gt", "le") if hasattr(rule, key)
+        }
+        kind = "a whole number" if field.annotation is int else "a number"
+        if "gt" in limits:
+            return f"{kind} more than {limits['gt']}, at most {limits['le']}"
+        return f"{kind} from {limits['ge']}" + (f" to {limits['le']}" if "le" in limits else " up")
+    return message.removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("String should have ")

@@ -5,11 +5,12 @@ by one of them.
 """
 
 import json
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "FISHS2_"
@@ -36,9 +37,9 @@ def _networks(value: Any) -> Any:
     networks = []
     for item in items:
         try:
-            networks.append(ip_network(item))
+            networks.append(ip_network(str(item)))
         except ValueError:
-            raise ValueError(f"{item!r} is not a network such as 192.168.1.0/24 or fd00::/8") from None
+            raise ValueError(f"networks such as 192.168.1.0/24 or fd00::/8, not {item!r}") from None
     return networks
 
 
@@ -50,9 +51,27 @@ def _lower(value: Any) -> Any:
     return value.strip().lower() if isinstance(value, str) else value
 
 
+def _blank_is_none(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _matching(pattern: str, allowed: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            raise ValueError(allowed)
+        return value
+
+    return AfterValidator(check)
+
+
 StrList = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 SecretList = Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[list[IPv4Network | IPv6Network], NoDecode, BeforeValidator(_networks)]
+Name = Annotated[str, Field(min_length=1)]
+OptionalName = Annotated[str | None, BeforeValidator(_blank_is_none)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_blank_is_none)]
+HeaderName = Annotated[str, _matching(r"[A-Za-z0-9-]+", "letters, digits and -")]
+FileName = Annotated[str, _matching(r"\w[\w.-]*", "a file name of letters, digits, _, - and .")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -68,9 +87,9 @@ class Settings(BaseSettings):
     # Doors
     uri: StrList = Field(["tcp://0.0.0.0:10200"], description="Wyoming addresses")
     http: bool = Field(True, description="serve HTTP")
-    host: str = Field("0.0.0.0", min_length=1, description="HTTP address to listen on")
+    host: Name = Field("0.0.0.0", description="HTTP address to listen on")
     port: Port = Field(8020, description="HTTP port; 0 takes a free one")
-    request_id_header: str = Field("X-Request-ID", pattern=r"^[A-Za-z0-9-]+$", description="header of the request's id")
+    request_id_header: HeaderName = Field("X-Request-ID", description="header of the request's id")
 
     # Who may talk to it
     allowed_networks: Networks = Field(
@@ -79,16 +98,16 @@ class Settings(BaseSettings):
     allowed_hosts: StrList = Field([], description="more names that HTTP requests may carry as Host")
     cors_origins: StrList = Field([], description="web origins that may read answers, such as http://ui.local:3000")
     api_keys: SecretList = Field([], description="HTTP needs one of these as bearer token; none: open")
-    api_keys_file: Path | None = Field(None, description="more API keys, one a line")
+    api_keys_file: OptionalPath = Field(None, description="more API keys, one a line")
 
     # Discovery
     zeroconf: bool = Field(True, description="announce the Wyoming port on the network")
-    zeroconf_name: str | None = Field(None, min_length=1, max_length=63, description="instance name, kept for ever")
+    zeroconf_name: OptionalName = Field(None, max_length=63, description="instance name, kept for ever")
     zeroconf_interface: StrList = Field([], description="interfaces to announce on")
 
     # Engine and voices
     engine: Annotated[Literal["auto", "espeak"], BeforeValidator(_lower)] = Field("auto", description="who speaks")
-    default_voice: str | None = Field(None, description="voice of requests that name none")
+    default_voice: OptionalName = Field(None, description="voice of requests that name none")
     unknown_voice: Annotated[Literal["error", "default"], BeforeValidator(_lower)] = Field(
         "error", description="a voice that does not exist: refuse, or speak with the default"
     )
@@ -97,15 +116,15 @@ class Settings(BaseSettings):
     models_dir: Path = Field(Path("models"), description="folder of model files")
     model_path: Path = Field(Path("models/s2-pro-q8_0.gguf"), description="S2 Pro model file")
     tokenizer_path: Path = Field(Path("models/tokenizer.json"), description="S2 Pro tokenizer")
-    default_model: str = Field("fishaudio/s2-pro", min_length=1, description="model id that clients see first")
+    default_model: Name = Field("fishaudio/s2-pro", description="model id that clients see first")
     model_aliases: StrList = Field(["fishs2", "fish-s2", "s2-pro"], description="more names for it")
 
     # Logs
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
         "INFO", description="least severe records to log"
     )
-    logs_dir: Path | None = Field(None, description="also log to a rotating file in this folder")
-    app_log_file: str = Field("app.log", pattern=r"^[\w.-]+$", description="name of that file")
+    logs_dir: OptionalPath = Field(None, description="also log to a rotating file in this folder")
+    app_log_file: FileName = Field("app.log", description="name of that file")
     log_max_bytes: int = Field(10_485_760, ge=1024, description="size at which it rotates")
     log_backup_count: int = Field(5, ge=0, le=1000, description="rotated files kept")
 
@@ -134,21 +153,23 @@ class Settings(BaseSettings):
     drain_timeout_s: Seconds = Field(20.0, description="time for running answers to finish after SIGTERM")
 
     # Known to the wrapper that this daemon replaces; taken over by the S2 engine, which is not part of this version.
-    backend: Annotated[Literal["auto", "cuda", "vulkan", "metal", "cpu"], BeforeValidator(_lower)] = Field("auto")
-    gpu_device: int = Field(0, ge=0, le=64)
-    n_gpu_layers: int = Field(-1, ge=-1, le=1000)
-    n_threads: int = Field(0, ge=0, le=512)
+    backend: Annotated[Literal["auto", "cuda", "vulkan", "metal", "cpu"], BeforeValidator(_lower)] = Field(
+        "auto", description="what the model runs on"
+    )
+    gpu_device: int = Field(0, ge=0, le=64, description="number of the GPU")
+    n_gpu_layers: int = Field(-1, ge=-1, le=1000, description="layers on the GPU; -1: all")
+    n_threads: int = Field(0, ge=0, le=512, description="CPU threads; 0: as many as there are cores")
     model_quant: Annotated[
         Literal["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k", "q2_k"], BeforeValidator(_lower)
-    ] = Field("q8_0")
-    skip_gpu_check: bool = False
-    skip_downloads: bool = False
-    force_downloads: bool = False
-    max_new_tokens: int = Field(1024, ge=1, le=8192)
-    temperature: float = Field(0.8, ge=0, le=2)
-    top_p: float = Field(0.8, ge=0, le=1)
-    top_k: int = Field(30, ge=0, le=500)
-    min_tokens_before_end: int = Field(0, ge=0, le=8192)
+    ] = Field("q8_0", description="quantisation of the model file to fetch")
+    skip_gpu_check: bool = Field(False, description="start without looking for a GPU")
+    skip_downloads: bool = Field(False, description="use the model files that are there")
+    force_downloads: bool = Field(False, description="fetch the model files again")
+    max_new_tokens: int = Field(1024, ge=1, le=8192, description="longest answer of the model, frames")
+    temperature: float = Field(0.8, ge=0, le=2, description="sampling temperature")
+    top_p: float = Field(0.8, ge=0, le=1, description="nucleus sampling")
+    top_k: int = Field(30, ge=0, le=500, description="sampling among the best k; 0: among all")
+    min_tokens_before_end: int = Field(0, ge=0, le=8192, description="frames before the model may end")
 
     @field_validator("uri")
     @classmethod
@@ -163,6 +184,13 @@ WITHOUT_EFFECT_YET = frozenset(
     {"model_path", "tokenizer_path", "models_dir", "voices_dir", "backend", "gpu_device", "n_gpu_layers", "n_threads"}
     | {"model_quant", "skip_gpu_check", "skip_downloads", "force_downloads", "max_new_tokens", "temperature", "top_p"}
     | {"top_k", "min_tokens_before_end"}
+)
+
+#: Names that the replaced wrapper reads and that nothing here needs: its native runtime, its downloads, its extra logs.
+RETIRED = frozenset(
+    {"s2_dll_path", "runtime_dir", "runtime_extra_dll_dirs", "runtime_zip_path", "runtime_zip_url"}
+    | {"runtime_zip_sha256", "hf_repo_id", "model_url", "model_sha256", "tokenizer_url", "tokenizer_sha256"}
+    | {"require_nvidia_gpu", "min_reference_audio_seconds", "verbose", "access_log_file", "error_log_file"}
 )
 
 #: Settings that a reload (SIGHUP) takes over from the environment file; the others need a restart.

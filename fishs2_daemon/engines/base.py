@@ -1,6 +1,6 @@
 """The seam between the worker process and what it runs."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +31,6 @@ class Engine(Protocol):
     def info(self) -> EngineInfo:
         """The engine's voices as they are now; read again when the daemon reloads."""
 
-    def speak(self, utterance: Utterance) -> AsyncIterator[Pcm]: ...
+    def speak(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]: ...
 
     async def close(self) -> None: ...

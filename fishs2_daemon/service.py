@@ -1,0 +1,263 @@
+"""SpeechService: the one thing every door calls."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+
+from fishs2_daemon.admission import Admission
+from fishs2_daemon.errors import (
+    DeadlineExceeded,
+    Fishs2Error,
+    InvalidRequest,
+    ShuttingDown,
+    SynthesisError,
+    TextTooLong,
+    UnknownVoice,
+)
+from fishs2_daemon.metrics import Metrics
+from fishs2_daemon.settings import Settings
+from fishs2_daemon.speech import EngineInfo, EngineState, Pcm, SpeechRequest, Voice
+from fishs2_daemon.text.feed import PhraseFeed
+from fishs2_daemon.worker.supervisor import Supervisor
+
+_log = logging.getLogger(__name__)
+
+#: What a text without anything to say sounds like: players fail on an answer without samples.
+SILENCE_S = 0.1
+
+#: Longest block handed to a door, and the longest first one: a player starts with what it gets first.
+_BLOCK_S = 0.1
+_FIRST_BLOCK_S = 0.04
+
+SLOWEST, FASTEST = 0.25, 4.0
+
+_NAMES_SHOWN = 20
+
+
+class SpeechService:
+    """Validates, resolves the voice, splits the text, queues, bounds and cancels."""
+
+    def __init__(self, settings: Settings, supervisor: Supervisor, metrics: Metrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self._supervisor = supervisor
+        self._admission = Admission()
+        self._closing = False
+        metrics.waiting.set_function(lambda: self.waiting)
+        metrics.running.set_function(lambda: self.running)
+
+    @property
+    def state(self) -> EngineState:
+        return self._supervisor.state
+
+    @property
+    def detail(self) -> str:
+        return self._supervisor.detail
+
+    @property
+    def engine(self) -> EngineInfo | None:
+        """What the engine said of itself when it was last ready."""
+        return self._supervisor.engine
+
+    @property
+    def running(self) -> int:
+        return self._admission.running
+
+    @property
+    def waiting(self) -> int:
+        return self._admission.waiting
+
+    def voices(self) -> tuple[Voice, ...]:
+        return self.engine.voices if self.engine else ()
+
+    def close(self) -> None:
+        """Refuse what comes from now on; what runs may finish."""
+        self._closing = True
+
+    async def speak(self, request: SpeechRequest) -> AsyncGenerator[Pcm, None]:
+        """The speech as one ordered stream of short blocks at one rate. Closing it cancels the work.
+
+        Raises `RequestError`, `Unavailable` or `SynthesisError`. A text with nothing to say gives 100 ms of silence.
+        """
+        try:
+            async with aclosing(self._speak(request)) as blocks:
+                async for block in blocks:
+                    yield block
+        except SynthesisError as error:
+            self.metrics.requests.labels("failed").inc()
+            _log.warning("speech failed: %s", error)
+            raise
+        except Fishs2Error as error:
+            self.metrics.refusals.labels(error.code).inc()
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            self.metrics.requests.labels("cancelled").inc()
+            raise
+        self.metrics.requests.labels("spoken").inc()
+
+    async def _speak(self, request: SpeechRequest) -> AsyncGenerator[Pcm, None]:
+        settings = self.settings
+        if self._closing:
+            raise ShuttingDown("the daemon is shutting down")
+        self._check(request)
+        feed = PhraseFeed(request.text, max_chars=settings.max_text_chars, timeout_s=settings.text_timeout_s)
+        async with feed:
+            engine = await self._supervisor.ready(settings.queue_timeout_s)
+            voice = self._resolve(request, engine)
+            first = await anext(feed, None)
+            if first is None:
+                yield _silence(engine.sample_rate)
+                return
+            self._admission.slots = engine.slots
+            clock = _Clock(self.metrics)
+            async with self._admission.slot(settings.max_queue, settings.queue_timeout_s):
+                clock.admitted()
+                async with (
+                    aclosing(self._supervisor.speak(voice, _Rejoined(first, feed))) as speech,
+                    aclosing(self._bounded(speech, feed, clock)) as blocks,
+                ):
+                    async for block in blocks:
+                        yield block
+                clock.ended()
+            if not clock.heard_audio:
+                yield _silence(engine.sample_rate)
+
+    def _check(self, request: SpeechRequest) -> None:
+        if isinstance(request.text, str) and len(request.text) > self.settings.max_text_chars:
+            raise TextTooLong(
+                f"the text has {len(request.text)} characters; allowed: {self.settings.max_text_chars}", param="input"
+            )
+        if not SLOWEST <= request.speed <= FASTEST:
+            raise InvalidRequest(f"speed is {request.speed}; allowed: {SLOWEST} to {FASTEST}", param="speed")
+
+    def _resolve(self, request: SpeechRequest, engine: EngineInfo) -> str:
+        wanted = (request.voice or "").strip()
+        if wanted.lower() not in ("", "default"):
+            if voice := _named(wanted, engine):
+                return voice
+            if self.settings.unknown_voice == "error":
+                raise UnknownVoice(f"there is no voice {wanted!r}; voices: {_some_names(engine)}", param="voice")
+            _log.warning("there is no voice %r; the default speaks (FISHS2_UNKNOWN_VOICE=default)", wanted)
+        elif request.language and not wanted:
+            if voice := _speaking(request.language, engine):
+                return voice
+            raise UnknownVoice(f"no voice speaks {request.language!r}; voices: {_some_names(engine)}", param="voice")
+        if not self.settings.default_voice:
+            return engine.default_voice
+        if voice := _named(self.settings.default_voice, engine):
+            return voice
+        raise UnknownVoice(
+            f"FISHS2_DEFAULT_VOICE: there is no voice {self.settings.default_voice!r}; voices: {_some_names(engine)}"
+        )
+
+    async def _bounded(
+        self, blocks: AsyncGenerator[Pcm, None], feed: PhraseFeed, clock: "_Clock"
+    ) -> AsyncGenerator[Pcm, None]:
+        """The blocks cut small, under the deadlines. Time that the listener takes counts for the total alone."""
+        settings = self.settings
+        total_ends = asyncio.get_running_loop().time() + settings.total_timeout_s
+        while True:
+            limit_s = settings.stall_timeout_s if clock.heard_audio else settings.first_audio_timeout_s
+            if feed.is_starved:
+                limit_s += settings.text_timeout_s
+            left_s = total_ends - asyncio.get_running_loop().time()
+            try:
+                with clock:
+                    async with asyncio.timeout(min(limit_s, left_s)):
+                        block = await anext(blocks, None)
+            except TimeoutError:
+                if left_s <= limit_s:
+                    raise DeadlineExceeded(f"the answer took longer than {settings.total_timeout_s:.0f} s") from None
+                what = "no more audio" if clock.heard_audio else "no audio"
+                raise DeadlineExceeded(f"{what} within {limit_s:.0f} s") from None
+            if block is None:
+                return
+            for piece in _pieces(block, first=not clock.heard_audio):
+                clock.heard(piece)
+                yield piece
+
+
+class _Clock:
+    """Measures one answer: the wait for a slot, the time to the first audio, and the share of time spent waiting for
+    the engine (as a context manager)."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.heard_audio = False
+        self._metrics = metrics
+        self._now = asyncio.get_running_loop().time
+        self._began = self._since = self._now()
+        self._waited_s = 0.0
+        self._audio_s = 0.0
+
+    def admitted(self) -> None:
+        self._metrics.queue_wait.observe(self._now() - self._began)
+
+    def heard(self, block: Pcm) -> None:
+        if not self.heard_audio:
+            self.heard_audio = True
+            self._metrics.ttfa.observe(self._now() - self._began)
+        self._audio_s += block.duration_s
+        self._metrics.audio.inc(block.duration_s)
+
+    def __enter__(self) -> None:
+        self._since = self._now()
+
+    def __exit__(self, *_: object) -> None:
+        self._waited_s += self._now() - self._since
+
+    def ended(self) -> None:
+        if self._audio_s:
+            self._metrics.rtf.observe(self._waited_s / self._audio_s)
+
+
+class _Rejoined:
+    """An iterator with its first item put back; as safe to cancel as the iterator itself."""
+
+    def __init__(self, first: str, rest: PhraseFeed) -> None:
+        self._first: str | None = first
+        self._rest = rest
+
+    def __aiter__(self) -> "_Rejoined":
+        return self
+
+    async def __anext__(self) -> str:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        return await anext(self._rest)
+
+
+def _silence(sample_rate: int) -> Pcm:
+    return Pcm(bytes(2 * round(SILENCE_S * sample_rate)), sample_rate)
+
+
+def _pieces(block: Pcm, *, first: bool) -> Iterator[Pcm]:
+    start = 0
+    while start < len(block.samples):
+        longest_s = _FIRST_BLOCK_S if first and start == 0 else _BLOCK_S
+        size = 2 * int(longest_s * block.sample_rate)
+        yield Pcm(block.samples[start : start + size], block.sample_rate)
+        start += size
+
+
+def _named(wanted: str, engine: EngineInfo) -> str | None:
+    exact = {voice.id: voice.id for voice in engine.voices}
+    return exact.get(wanted) or {voice.id.casefold(): voice.id for voice in engine.voices}.get(wanted.casefold())
+
+
+def _speaking(language: str, engine: EngineInfo) -> str | None:
+    """The first voice of exactly that language, else of its primary language; the default voice goes first."""
+    wanted = language.strip().replace("_", "-").lower()
+    voices = sorted(engine.voices, key=lambda voice: voice.id != engine.default_voice)
+    for tag in (wanted, wanted.partition("-")[0]):
+        for voice in voices:
+            if tag in (known.lower() for known in voice.languages):
+                return voice.id
+    return None
+
+
+def _some_names(engine: EngineInfo) -> str:
+    names = [voice.id for voice in engine.voices]
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more

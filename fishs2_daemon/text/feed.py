@@ -1,0 +1,100 @@
+"""A text that is still arriving, as an iterator of phrases."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Self
+
+from fishs2_daemon.errors import DeadlineExceeded, TextTooLong
+from fishs2_daemon.text.phrases import PhraseSplitter
+
+#: A writer that is silent for this long has paused, as a language model does that calls a tool: what is finished so
+#: far is spoken.
+PAUSE_S = 0.3
+
+#: A whole text is split in steps of this many characters, with the loop free in between.
+_STEP = 4096
+
+
+class PhraseFeed:
+    """Reads `text` on a task of its own and hands out phrases; `__anext__` survives cancellation.
+
+    Raises what went wrong with the text, after the phrases before it: `TextTooLong`, `DeadlineExceeded`, or what the
+    text's own iterator raised. Use as an async context manager; leaving it stops the reading.
+    """
+
+    def __init__(self, text: str | AsyncIterator[str], *, max_chars: int, timeout_s: float) -> None:
+        self._text = text
+        self._max_chars = max_chars
+        self._timeout_s = timeout_s
+        self._splitter = PhraseSplitter()
+        self._phrases: asyncio.Queue[str | None] = asyncio.Queue()
+        self._error: Exception | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ended = False
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether all phrases so far were taken and the text goes on: silence is the writer's, not the engine's."""
+        return self._phrases.empty() and not self._ended
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        phrase = await self._phrases.get()
+        if phrase is None:
+            self._phrases.put_nowait(None)
+            if self._error:
+                raise self._error
+            raise StopAsyncIteration
+        return phrase
+
+    async def _read(self) -> None:
+        try:
+            if isinstance(self._text, str):
+                await self._split_whole(self._text)
+            else:
+                await self._split_stream(self._text)
+            self._put(self._splitter.finish())
+        except Exception as error:  # noqa: BLE001 - kept, and raised to whoever reads the phrases
+            self._error = error
+        finally:
+            self._ended = True
+            self._phrases.put_nowait(None)
+
+    async def _split_whole(self, text: str) -> None:
+        for start in range(0, len(text), _STEP):
+            self._put(self._splitter.feed(text[start : start + _STEP]))
+            await asyncio.sleep(0)
+
+    async def _split_stream(self, chunks: AsyncIterator[str]) -> None:
+        length = 0
+        while (chunk := await self._next_of(chunks)) is not None:
+            length += len(chunk)
+            if length > self._max_chars:
+                raise TextTooLong(f"the text is longer than {self._max_chars} characters", param="input")
+            self._put(self._splitter.feed(chunk))
+
+    async def _next_of(self, chunks: AsyncIterator[str]) -> str | None:
+        reading = asyncio.ensure_future(anext(chunks, None))
+        try:
+            if not (await asyncio.wait([reading], timeout=PAUSE_S))[0]:
+                self._put(self._splitter.pause())
+                if not (await asyncio.wait([reading], timeout=self._timeout_s))[0]:
+                    raise DeadlineExceeded(f"no text came for {self._timeout_s:.0f} s")
+            return reading.result()
+        finally:
+            reading.cancel()
+
+    def _put(self, phrases: Iterable[str]) -> None:
+        for phrase in phrases:
+            self._phrases.put_nowait(phrase)

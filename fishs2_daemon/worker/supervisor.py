@@ -1,0 +1,203 @@
+"""Keeps one worker alive and hands utterances to it.
+
+A worker that dies is started again: at once the first time, then with a growing pause. An utterance that had sent no
+audio yet is replayed on the next worker, once; one that had fails with `WorkerCrashed`, because its listener would
+hear the beginning twice.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from typing import Self
+
+from fishs2_daemon.engines.base import Utterance
+from fishs2_daemon.errors import EngineUnavailable, Loading, WorkerCrashed
+from fishs2_daemon.metrics import Metrics
+from fishs2_daemon.settings import Settings
+from fishs2_daemon.speech import EngineInfo, EngineState, Pcm
+from fishs2_daemon.worker.process import COMMAND, WorkerGone, WorkerProcess
+
+_log = logging.getLogger(__name__)
+
+#: Pause before the second restart in a row, doubled up to the cap. The cap lies below `queue_timeout_s`, so that a
+#: request which comes during a pause is still spoken.
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 8.0
+
+#: A worker that lived this long was healthy: the next restart is at once again.
+_HEALTHY_S = 30.0
+
+#: Starts in a row that never got ready, after which requests are refused with the reason instead of waiting.
+_FAILURES_BEFORE_REFUSING = 2
+
+_RUNS_PER_UTTERANCE = 2
+
+
+class _Phrases:
+    """Phrases that can be read again from the first one. The source's `__anext__` must survive cancellation."""
+
+    def __init__(self, source: AsyncIterator[str]) -> None:
+        self.source = source
+        self.seen: list[str] = []
+
+    def again(self) -> "_Reading":
+        return _Reading(self)
+
+
+class _Reading:
+    """An iterator and not a generator: one that is cancelled or dropped leaves nothing behind."""
+
+    def __init__(self, phrases: _Phrases) -> None:
+        self._phrases = phrases
+        self._index = 0
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        if self._index == len(self._phrases.seen):
+            self._phrases.seen.append(await anext(self._phrases.source))
+        self._index += 1
+        return self._phrases.seen[self._index - 1]
+
+
+class Supervisor:
+    """Run `run` as a task; it never ends by itself. `changed` is called whenever state, detail or engine change."""
+
+    def __init__(
+        self,
+        engine: str,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        command: Sequence[str] = COMMAND,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.state = EngineState.STARTING
+        self.detail = "starting"
+        self.engine: EngineInfo | None = None
+        self._name = engine
+        self._settings = settings
+        self._metrics = metrics
+        self._command = command
+        self._changed = changed
+        self._worker: WorkerProcess | None = None
+        self._failures = 0
+        self._state_came = asyncio.Condition()
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id while it is ready."""
+        return self._worker.pid if self._worker else None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the worker is ready, or on the way there without having failed."""
+        return self.state in (EngineState.READY, EngineState.STARTING, EngineState.LOADING, EngineState.RESTARTING)
+
+    async def run(self) -> None:
+        pause_s = 0.0
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                started = loop.time()
+                await self._run_once()
+                self._metrics.restarts.inc()
+                pause_s = 0.0 if loop.time() - started > _HEALTHY_S else pause_s
+                await asyncio.sleep(pause_s)
+                pause_s = min(max(2 * pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+        finally:
+            self._worker = None
+            self.state, self.detail = EngineState.STOPPED, "stopped"
+            self._changed()
+
+    async def ready(self, timeout_s: float) -> EngineInfo:
+        """Wait for the engine. Raises `Loading` after `timeout_s`, `EngineUnavailable` when it does not start."""
+        if self._worker and self.engine:
+            return self.engine
+        try:
+            async with asyncio.timeout(timeout_s), self._state_came:
+                await self._state_came.wait_for(lambda: self._worker or self.state is EngineState.FAILED)
+        except TimeoutError:
+            raise Loading(f"the speech engine is not ready yet: {self.detail}", retry_after_s=5) from None
+        if self._worker and self.engine:
+            return self.engine
+        raise EngineUnavailable(f"the speech engine does not start: {self.detail}", retry_after_s=30)
+
+    async def speak(self, voice: str, phrases: AsyncIterator[str]) -> AsyncGenerator[Pcm, None]:
+        """Raises `WorkerCrashed`, `EngineError`, `Loading`, `EngineUnavailable`, or what the phrases raised."""
+        replayable = _Phrases(phrases)
+        spoken = False
+        for run in range(1, _RUNS_PER_UTTERANCE + 1):
+            await self.ready(self._settings.queue_timeout_s)
+            if (worker := self._worker) is None:
+                continue
+            try:
+                async with aclosing(worker.speak(Utterance(voice, replayable.again()))) as blocks:
+                    async for block in blocks:
+                        spoken = True
+                        yield block
+                return
+            except WorkerGone as gone:
+                if spoken or run == _RUNS_PER_UTTERANCE:
+                    raise WorkerCrashed(f"{gone}; try again") from None
+                _log.warning("replaying an utterance: %s", gone)
+        raise WorkerCrashed("the speech engine crashed; try again")
+
+    async def refresh(self) -> None:
+        """Ask the worker for its voices again, where there is one."""
+        if self._worker:
+            self.engine = await self._worker.refresh()
+            self._changed()
+
+    async def _run_once(self) -> None:
+        """One life of a worker: start, load, serve, end."""
+        restarting = self.engine is not None or self._failures > 0
+        if self._failures < _FAILURES_BEFORE_REFUSING:
+            await self._set(EngineState.RESTARTING if restarting else EngineState.STARTING, "starting the engine")
+        try:
+            worker = await WorkerProcess.spawn(self._settings, self._command)
+        except OSError as error:
+            await self._failed(f"cannot start the worker: {error}")
+            return
+        serving = asyncio.create_task(worker.serve())
+        try:
+            try:
+                async with asyncio.timeout(self._settings.worker_start_timeout_s):
+                    self.engine = await worker.load(self._name, self._loading)
+            except (EngineUnavailable, TimeoutError) as error:
+                if isinstance(error, TimeoutError):
+                    worker.kill(f"not ready within {self._settings.worker_start_timeout_s:.0f} s")
+                await self._failed(str(error) or "the engine took too long to load")
+                return
+            self._failures = 0
+            self._worker = worker
+            await self._set(EngineState.READY, f"{self.engine.name} is ready, {len(self.engine.voices)} voices")
+            await asyncio.shield(serving)
+        finally:
+            self._worker = None
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+        _log.error("the worker (pid %d) is gone", worker.pid)
+        await self._set(EngineState.RESTARTING, "the engine crashed and is being restarted")
+
+    async def _failed(self, reason: str) -> None:
+        self._failures += 1
+        _log.error("the engine does not start (%d in a row): %s", self._failures, reason)
+        if self._failures >= _FAILURES_BEFORE_REFUSING:
+            await self._set(EngineState.FAILED, reason)
+        else:
+            await self._set(EngineState.RESTARTING, reason)
+
+    def _loading(self, what: str, fraction: float) -> None:
+        if self.state is not EngineState.FAILED:
+            self.state = EngineState.LOADING
+            self.detail = f"{what} {fraction:.0%}"
+            self._changed()
+
+    async def _set(self, state: EngineState, detail: str) -> None:
+        self.state, self.detail = state, detail
+        self._changed()
+        async with self._state_came:
+            self._state_came.notify_all()

@@ -1,0 +1,75 @@
+"""What Home Assistant is told when it asks `describe`."""
+
+import locale
+from collections.abc import Iterable
+
+from wyoming.event import Event
+from wyoming.info import Attribution, Info, TtsProgram, TtsVoice
+
+from fishs2_daemon import __version__
+from fishs2_daemon.service import SpeechService
+from fishs2_daemon.speech import Voice
+
+#: Part of Home Assistant's unique id of this program: it may never change.
+PROGRAM_NAME = "fishs2"
+
+_ATTRIBUTION = Attribution(name="fishs2-daemon", url="https://pypi.org/project/fishs2-daemon/")
+
+_DESCRIPTIONS = {"espeak": "Preview voice (espeak-ng)"}
+
+#: Always offered, and alone while the engine loads: an `info` without a voice keeps Home Assistant from ever adding us.
+_DEFAULT_VOICE = "default"
+
+
+def info_event(service: SpeechService) -> Event:
+    """Built anew for every `describe`, so that new voices appear without a restart. Never waits for the engine."""
+    offered = _offered_languages(service.settings.languages)
+    voices = [voice for voice in service.voices() if offered is None or _speaks(voice, offered)]
+    default = Voice(_DEFAULT_VOICE, "Default", _default_languages(service, offered))
+    engine = service.engine.name if service.engine else "the engine is loading"
+    program = TtsProgram(
+        name=PROGRAM_NAME,
+        attribution=_ATTRIBUTION,
+        installed=True,
+        description=_DESCRIPTIONS.get(engine, engine),
+        version=__version__,
+        voices=[_tts_voice(voice) for voice in (default, *voices)],
+        supports_synthesize_streaming=True,
+    )
+    return Info(tts=[program]).event()
+
+
+def _tts_voice(voice: Voice) -> TtsVoice:
+    return TtsVoice(
+        name=voice.id,
+        attribution=_ATTRIBUTION,
+        installed=True,
+        description=voice.description,
+        version=None,
+        languages=list(voice.languages),
+    )
+
+
+def _offered_languages(configured: Iterable[str]) -> set[str] | None:
+    """Lower-case tags, or None for all. Few by default: Home Assistant preselects the alphabetically first one."""
+    tags = {tag.replace("_", "-").lower() for tag in configured}
+    if "all" in tags or "*" in tags:
+        return None
+    if not tags:
+        tags = {"en"}
+        box = (locale.getlocale()[0] or "").partition("_")[0].lower()
+        tags |= {box} if box and box != "c" else set()
+    return tags
+
+
+def _speaks(voice: Voice, offered: set[str]) -> bool:
+    return any(tag.lower() in offered for tag in voice.languages)
+
+
+def _default_languages(service: SpeechService, offered: set[str] | None) -> tuple[str, ...]:
+    """Languages of the default voice as loaded; until then, what was asked for."""
+    name = service.settings.default_voice or (service.engine.default_voice if service.engine else None)
+    for voice in service.voices():
+        if voice.id == name:
+            return voice.languages
+    return tuple(sorted(offered or {"en"}))

@@ -1,0 +1,79 @@
+"""The Wyoming door: accepts connections on any number of sockets, or serves one on stdin and stdout."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterable
+
+from wyoming.error import Error
+from wyoming.event import async_get_stdin, async_get_stdout
+
+from fishs2_daemon.peers import is_allowed
+from fishs2_daemon.service import SpeechService
+from fishs2_daemon.wyoming_server import framing
+from fishs2_daemon.wyoming_server.connection import Connection
+
+_log = logging.getLogger(__name__)
+
+
+class WyomingServer:
+    """`start` with listening sockets; to end, `stop_accepting`, then `drain`."""
+
+    def __init__(self, service: SpeechService) -> None:
+        self._service = service
+        self._settings = service.settings
+        self._servers: list[asyncio.Server] = []
+        self._connections: dict[Connection, asyncio.Task[None]] = {}
+        self._gauge = service.metrics.connections.labels(door="wyoming")
+
+    async def start(self, sockets: Iterable[socket.socket]) -> None:
+        for sock in sockets:
+            server = await asyncio.start_server(self._accept, sock=sock, limit=framing.MAX_HEADER_BYTES)
+            self._servers.append(server)
+
+    async def serve_stdio(self) -> None:
+        """Answers what comes on stdin until its end; what was asked for before the end is still spoken."""
+        reader, writer = await async_get_stdin(), await async_get_stdout()
+        await self._serve(Connection(reader, writer, self._service, speaks_after_eof=True))
+
+    def stop_accepting(self) -> None:
+        for server in self._servers:
+            server.close()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Running answers may finish in `timeout_s`; those that do not are told so and fail. Then all is closed."""
+        for connection in list(self._connections):
+            connection.finish()
+        tasks = list(self._connections.values())
+        if tasks and (await asyncio.wait(tasks, timeout=timeout_s))[1]:
+            for connection in list(self._connections):
+                connection.abort()
+            await asyncio.wait(tasks, timeout=self._settings.cancel_timeout_s)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = writer.get_extra_info("peername")
+        if not is_allowed(peer, self._settings.allowed_networks):
+            _log.warning("refused %s: not in FISHS2_ALLOWED_NETWORKS", peer)
+            self._refuse(writer, "your address is not in FISHS2_ALLOWED_NETWORKS of this server", "forbidden")
+        elif len(self._connections) >= self._settings.max_connections:
+            self._refuse(writer, f"more than {self._settings.max_connections} connections; try again", "busy")
+        else:
+            self._serve(Connection(reader, writer, self._service))
+
+    def _serve(self, connection: Connection) -> asyncio.Task[None]:
+        task = self._connections[connection] = asyncio.create_task(connection.run())
+        self._gauge.inc()
+
+        def ended(_: object) -> None:
+            del self._connections[connection]
+            self._gauge.dec()
+
+        task.add_done_callback(ended)
+        return task
+
+    def _refuse(self, writer: asyncio.StreamWriter, text: str, code: str) -> None:
+        writer.write(framing.encode(Error(text=text, code=code).event()))
+        writer.close()
