@@ -182,8 +182,7 @@ class Discovery:
             await _say_goodbye(zeroconf)
 
     async def _register(self, zeroconf: AsyncZeroconf, addresses: list[str]) -> None:
-        # Shielded: zeroconf cannot close an instance whose start was cancelled.
-        await asyncio.shield(zeroconf.zeroconf.async_wait_for_start())
+        await zeroconf.zeroconf.async_wait_for_start()
         if not zeroconf.zeroconf.engine.senders:
             raise OSError("no interface takes multicast")
         # Registration asks for the name by unicast, and among several responders on one machine the answer reaches any
@@ -225,14 +224,16 @@ class Discovery:
 
 
 async def _say_goodbye(zeroconf: AsyncZeroconf) -> None:
+    # In a task of its own, as zeroconf does not close fully in one that is being cancelled.
+    closing = asyncio.create_task(zeroconf.async_close())
     try:
-        async with asyncio.timeout(GOODBYE_S):
-            await zeroconf.async_close()
-    except Exception as error:  # noqa: BLE001 - the announcement ends either way, and the caller's own error matters more
-        _log.debug("goodbye not sent: %s", _reason(error))
+        await asyncio.wait([closing], timeout=GOODBYE_S)
     finally:
-        if not zeroconf.zeroconf.done:
+        if not closing.done():
+            closing.cancel()
             zeroconf.zeroconf.close()
+        elif error := closing.exception():
+            _log.debug("goodbye not sent: %s", _reason(error))
 
 
 def _multicast_addresses(addresses: list[str]) -> list[str]:
@@ -263,5 +264,5 @@ def _label(name: str, suffix: str = "") -> str:
     return clean.encode()[: _LABEL_BYTES - len(suffix)].decode(errors="ignore") + suffix
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -2,6 +2,7 @@
 
     Fishs2Error
       ConfigError                 a setting is wrong; the process ends with status 78
+      ListenError                 an address is taken, or not this machine's
       RequestError                the caller's fault: the same request fails again
         InvalidRequest
         TextTooLong
@@ -31,6 +32,10 @@ class Fishs2Error(Exception):
 
 class ConfigError(Fishs2Error):
     code = "config"
+
+
+class ListenError(Fishs2Error):
+    code = "listen"
 
 
 class RequestError(Fishs2Error):

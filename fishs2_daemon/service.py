@@ -119,7 +119,7 @@ class SpeechService:
                 ):
                     async for block in blocks:
                         yield block
-                clock.ended()
+                clock.ended(voice)
             if not clock.heard_audio:
                 yield _silence(engine.sample_rate)
 
@@ -187,8 +187,7 @@ class _Clock:
         self._metrics = metrics
         self._now = asyncio.get_running_loop().time
         self._began = self._since = self._now()
-        self._waited_s = 0.0
-        self._audio_s = 0.0
+        self._first_audio_s = self._waited_s = self._audio_s = 0.0
 
     def admitted(self) -> None:
         self._metrics.queue_wait.observe(self._now() - self._began)
@@ -196,7 +195,8 @@ class _Clock:
     def heard(self, block: Pcm) -> None:
         if not self.heard_audio:
             self.heard_audio = True
-            self._metrics.ttfa.observe(self._now() - self._began)
+            self._first_audio_s = self._now() - self._began
+            self._metrics.ttfa.observe(self._first_audio_s)
         self._audio_s += block.duration_s
         self._metrics.audio.inc(block.duration_s)
 
@@ -206,9 +206,12 @@ class _Clock:
     def __exit__(self, *_: object) -> None:
         self._waited_s += self._now() - self._since
 
-    def ended(self) -> None:
+    def ended(self, voice: str) -> None:
         if self._audio_s:
             self._metrics.rtf.observe(self._waited_s / self._audio_s)
+            _log.info(
+                "%.1f s of speech by %s, first audio after %.0f ms", self._audio_s, voice, self._first_audio_s * 1000
+            )
 
 
 class _Rejoined:

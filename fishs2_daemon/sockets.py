@@ -5,11 +5,12 @@ import socket
 import stat
 from collections.abc import MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fishs2_daemon.errors import ConfigError
+from fishs2_daemon.errors import ConfigError, Fishs2Error, ListenError
+from fishs2_daemon.settings import Settings
 
 #: Connections that may wait in the kernel while the daemon starts or is busy.
 BACKLOG = 512
@@ -43,15 +44,49 @@ def parse_uri(uri: str) -> Address:
     raise ConfigError(f"FISHS2_URI (--uri): {uri!r} is not allowed; allowed: tcp://host:port, unix:///path, stdio://")
 
 
-def listen_tcp(host: str, port: int) -> list[socket.socket]:
-    """One listening socket for each address of `host`; `::` takes IPv4 too. Raises `ConfigError` for an unknown
-    host, OSError where the address is taken or not this machine's."""
+@dataclass(slots=True)
+class DoorSockets:
+    """What each door listens on. `stdio` says that Wyoming is also spoken on stdin and stdout."""
+
+    wyoming: list[socket.socket] = field(default_factory=list)
+    http: list[socket.socket] = field(default_factory=list)
+    stdio: bool = False
+    unix_paths: list[Path] = field(default_factory=list)
+
+    def close(self) -> None:
+        for sock in (*self.wyoming, *self.http):
+            sock.close()
+        for path in self.unix_paths:
+            path.unlink(missing_ok=True)
+
+
+def open_doors(settings: Settings) -> DoorSockets:
+    """Sockets that systemd handed over stand in for a door's configured addresses. Raises `ConfigError` or
+    `ListenError`; nothing is left open then."""
+    addresses = [parse_uri(uri) for uri in settings.uri]
+    adopted = adopt()
+    doors = DoorSockets(adopted.get("wyoming", []), adopted.get("http", []))
+    doors.stdio = any(address.scheme == "stdio" for address in addresses)
     try:
-        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {host!r}: {error.strerror}; allowed: an address of this machine") from None
+        for address in () if doors.wyoming else addresses:
+            if address.path:
+                doors.wyoming.append(listen_unix(address.path))
+                doors.unix_paths.append(address.path)
+            elif address.scheme == "tcp":
+                doors.wyoming += listen_tcp(address.host, address.port)
+        if settings.http and not doors.http:
+            doors.http = listen_tcp(settings.host, settings.port)
+    except Fishs2Error:
+        doors.close()
+        raise
+    return doors
+
+
+def listen_tcp(host: str, port: int) -> list[socket.socket]:
+    """One listening socket for each address of `host`; `::` takes IPv4 too. Raises `ListenError`."""
     sockets: list[socket.socket] = []
     try:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, address in dict.fromkeys((info[0], info[4]) for info in infos):
             sock = socket.socket(family, socket.SOCK_STREAM)
             sockets.append(sock)
@@ -60,25 +95,25 @@ def listen_tcp(host: str, port: int) -> list[socket.socket]:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
             sock.bind(address)
             _listen(sock)
-    except OSError:
+    except OSError as error:
         for sock in sockets:
             sock.close()
-        raise
+        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror}") from None
     return sockets
 
 
 def listen_unix(path: Path) -> socket.socket:
-    """Takes the place of a socket that nobody listens on any more. Raises OSError where the path is in use."""
-    with suppress(FileNotFoundError):
-        if stat.S_ISSOCK(path.lstat().st_mode) and not _is_alive(path):
-            path.unlink()
+    """Takes the place of a socket that nobody listens on any more. Raises `ListenError`."""
     sock = socket.socket(socket.AF_UNIX)
     try:
+        with suppress(FileNotFoundError):
+            if stat.S_ISSOCK(path.lstat().st_mode) and not _is_alive(path):
+                path.unlink()
         sock.bind(str(path))
         _listen(sock)
-    except OSError:
+    except OSError as error:
         sock.close()
-        raise
+        raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from None
     return sock
 
 

@@ -7,8 +7,8 @@ hear the beginning twice.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 from typing import Self
 
 from fishs2_daemon.engines.base import Utterance
@@ -63,7 +63,7 @@ class _Reading:
 
 
 class Supervisor:
-    """Run `run` as a task; it never ends by itself. `changed` is called whenever state, detail or engine change."""
+    """Run `run` as a task; it never ends by itself."""
 
     def __init__(
         self,
@@ -72,7 +72,6 @@ class Supervisor:
         metrics: Metrics,
         *,
         command: Sequence[str] = COMMAND,
-        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.state = EngineState.STARTING
         self.detail = "starting"
@@ -81,10 +80,9 @@ class Supervisor:
         self._settings = settings
         self._metrics = metrics
         self._command = command
-        self._changed = changed
         self._worker: WorkerProcess | None = None
         self._failures = 0
-        self._state_came = asyncio.Condition()
+        self._changed = asyncio.Event()
 
     @property
     def pid(self) -> int | None:
@@ -109,16 +107,16 @@ class Supervisor:
                 pause_s = min(max(2 * pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
         finally:
             self._worker = None
-            self.state, self.detail = EngineState.STOPPED, "stopped"
-            self._changed()
+            self._set(EngineState.STOPPED, "stopped")
 
     async def ready(self, timeout_s: float) -> EngineInfo:
         """Wait for the engine. Raises `Loading` after `timeout_s`, `EngineUnavailable` when it does not start."""
         if self._worker and self.engine:
             return self.engine
         try:
-            async with asyncio.timeout(timeout_s), self._state_came:
-                await self._state_came.wait_for(lambda: self._worker or self.state is EngineState.FAILED)
+            async with asyncio.timeout(timeout_s):
+                while not self._worker and self.state not in (EngineState.FAILED, EngineState.STOPPED):
+                    await self._changed.wait()
         except TimeoutError:
             raise Loading(f"the speech engine is not ready yet: {self.detail}", retry_after_s=5) from None
         if self._worker and self.engine:
@@ -149,17 +147,22 @@ class Supervisor:
         """Ask the worker for its voices again, where there is one."""
         if self._worker:
             self.engine = await self._worker.refresh()
-            self._changed()
+
+    async def wait_for_change(self, timeout_s: float) -> None:
+        """Until the state or its detail changes, or the time is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
 
     async def _run_once(self) -> None:
         """One life of a worker: start, load, serve, end."""
         restarting = self.engine is not None or self._failures > 0
         if self._failures < _FAILURES_BEFORE_REFUSING:
-            await self._set(EngineState.RESTARTING if restarting else EngineState.STARTING, "starting the engine")
+            self._set(EngineState.RESTARTING if restarting else EngineState.STARTING, "starting the engine")
         try:
             worker = await WorkerProcess.spawn(self._settings, self._command)
         except OSError as error:
-            await self._failed(f"cannot start the worker: {error}")
+            self._failed(f"cannot start the worker: {error}")
             return
         serving = asyncio.create_task(worker.serve())
         try:
@@ -169,35 +172,33 @@ class Supervisor:
             except (EngineUnavailable, TimeoutError) as error:
                 if isinstance(error, TimeoutError):
                     worker.kill(f"not ready within {self._settings.worker_start_timeout_s:.0f} s")
-                await self._failed(str(error) or "the engine took too long to load")
+                self._failed(str(error) or "the engine took too long to load")
                 return
             self._failures = 0
             self._worker = worker
-            await self._set(EngineState.READY, f"{self.engine.name} is ready, {len(self.engine.voices)} voices")
+            self._set(EngineState.READY, f"{self.engine.name} is ready, {len(self.engine.voices)} voices")
             await asyncio.shield(serving)
         finally:
             self._worker = None
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
         _log.error("the worker (pid %d) is gone", worker.pid)
-        await self._set(EngineState.RESTARTING, "the engine crashed and is being restarted")
+        self._set(EngineState.RESTARTING, "the engine crashed and is being restarted")
 
-    async def _failed(self, reason: str) -> None:
+    def _failed(self, reason: str) -> None:
         self._failures += 1
         _log.error("the engine does not start (%d in a row): %s", self._failures, reason)
         if self._failures >= _FAILURES_BEFORE_REFUSING:
-            await self._set(EngineState.FAILED, reason)
+            self._set(EngineState.FAILED, reason)
         else:
-            await self._set(EngineState.RESTARTING, reason)
+            self._set(EngineState.RESTARTING, reason)
 
     def _loading(self, what: str, fraction: float) -> None:
         if self.state is not EngineState.FAILED:
-            self.state = EngineState.LOADING
-            self.detail = f"{what} {fraction:.0%}"
-            self._changed()
+            self._set(EngineState.LOADING, f"{what} {fraction:.0%}")
 
-    async def _set(self, state: EngineState, detail: str) -> None:
+    def _set(self, state: EngineState, detail: str) -> None:
         self.state, self.detail = state, detail
-        self._changed()
-        async with self._state_came:
-            self._state_came.notify_all()
+        # Whoever waits has the old event; the next to wait takes a new one.
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 #: Requests that one peer may send ahead of the answer that is being spoken.
 MAX_AHEAD = 8
 
-#: After the last byte the peer gets this long to read it and leave. Closing on unread input would make the kernel send
+#: After an error the peer gets this long to read it and leave. Closing on unread input would make the kernel send
 #: a reset, and that can throw away what the peer has not read yet.
 _LINGER_S = 1.0
 
@@ -90,7 +90,7 @@ class Connection:
             return
         if error is not None:
             self._tell(error)
-        await self._close()
+        await self._close(linger=error is not None)
 
     def finish(self) -> None:
         """Let running answers end, then close."""
@@ -221,17 +221,17 @@ class Connection:
         if self._is_audio_open:
             self._writer.write(_HALF_EVENT)
 
-    async def _close(self) -> None:
-        with suppress(ConnectionError, OSError, RuntimeError, TimeoutError):
+    async def _close(self, *, linger: bool) -> None:
+        with suppress(OSError, RuntimeError, TimeoutError):
             async with asyncio.timeout(self._settings.write_timeout_s):
                 await self._writer.drain()
-            if self._writer.can_write_eof():
+            if linger and self._writer.can_write_eof():
                 self._writer.write_eof()
-            async with asyncio.timeout(_LINGER_S):
-                while await self._reader.read(framing.MAX_HEADER_BYTES):
-                    pass
+                async with asyncio.timeout(_LINGER_S):
+                    while await self._reader.read(framing.MAX_HEADER_BYTES):
+                        pass
         self._writer.close()
-        with suppress(ConnectionError, TimeoutError):
+        with suppress(OSError, TimeoutError):
             async with asyncio.timeout(_LINGER_S):
                 await self._writer.wait_closed()
         self._writer.transport.abort()

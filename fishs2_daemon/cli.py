@@ -1,0 +1,140 @@
+"""The command line: a table of commands, each of which calls the piece that does the work."""
+
+import asyncio
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from fishs2_daemon import __version__, configuration, logs
+from fishs2_daemon.errors import ConfigError, Fishs2Error
+
+#: sysexits.h: a setting is wrong. The unit does not restart the daemon then.
+EXIT_CONFIG = 78
+EXIT_FAILED = 1
+
+app = typer.Typer(
+    help="A speech daemon for Home Assistant (Wyoming) and OpenAI-style clients.",
+    epilog="Settings come from FISHS2_* in the environment or in .env; flags go on top.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Voice = Annotated[str | None, typer.Option("--voice", metavar="ID", help="See `fishs2-daemon voices`.")]
+Engine = Annotated[str | None, typer.Option(metavar="NAME", help="auto or espeak.")]
+LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR.")]
+
+
+@app.command()
+def serve(
+    uri: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URI", help="Wyoming: tcp://host:port, unix:///path, stdio://; repeatable."),
+    ] = None,
+    http_host: Annotated[str | None, typer.Option(metavar="HOST", help="Address of the HTTP door.")] = None,
+    http_port: Annotated[str | None, typer.Option(metavar="PORT", help="Port of the HTTP door.")] = None,
+    no_http: Annotated[bool, typer.Option("--no-http", help="Wyoming only.")] = False,
+    engine: Engine = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="FILE", help="S2 Pro model; without effect in this version.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Its tokenizer; without effect in this version.")
+    ] = None,
+    voices_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Stored voices; without effect in this version.")
+    ] = None,
+    zeroconf_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Instance name on the network; never change it.")
+    ] = None,
+    zeroconf_interface: Annotated[
+        list[str] | None, typer.Option(metavar="NAME|ADDRESS", help="Announce only there; repeatable.")
+    ] = None,
+    no_zeroconf: Annotated[bool, typer.Option("--no-zeroconf", help="Do not announce the Wyoming port.")] = False,
+    log_level: LogLevel = None,
+) -> None:
+    """Serve Wyoming (port 10200) and HTTP (port 8020) until SIGTERM or Ctrl-C."""
+    overrides: dict[str, Any] = {
+        "uri": uri or None, "host": http_host, "port": http_port, "http": False if no_http else None,
+        "engine": engine, "model_path": model, "tokenizer_path": tokenizer, "voices_dir": voices_dir,
+        "zeroconf": False if no_zeroconf else None, "zeroconf_name": zeroconf_name,
+        "zeroconf_interface": zeroconf_interface or None, "log_level": log_level,
+    }  # fmt: skip
+    from fishs2_daemon import daemon
+
+    settings = configuration.load(**overrides)
+    logs.configure(settings)
+    asyncio.run(daemon.serve(settings, overrides))
+
+
+@app.command()
+def say(
+    text: Annotated[str, typer.Argument(help="What to say; `-` reads standard input.")],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="WAV file, or `-` for standard output; otherwise it is played."
+        ),
+    ] = None,
+    voice: Voice = None,
+    engine: Engine = None,
+    log_level: LogLevel = "WARNING",
+) -> None:
+    """Say a text, into a file or through the loudspeaker."""
+    from fishs2_daemon import say as saying
+
+    settings = configuration.load(engine=engine, log_level=log_level)
+    logs.configure(settings)
+    asyncio.run(saying.say(settings, sys.stdin.read() if text == "-" else text, voice, output))
+
+
+@app.command()
+def voices(
+    language: Annotated[str | None, typer.Argument(help="Only this language, such as `en` or `pt-BR`.")] = None,
+    engine: Engine = None,
+    log_level: LogLevel = "WARNING",
+) -> None:
+    """List the voices: id, languages, description."""
+    from fishs2_daemon import say as saying
+
+    settings = configuration.load(engine=engine, log_level=log_level)
+    logs.configure(settings)
+    for entry in asyncio.run(saying.voices(settings, language)):
+        typer.echo(f"{entry.id:<20} {', '.join(entry.languages):<16} {entry.description}")
+
+
+@app.command()
+def doctor() -> None:
+    """Look at this machine and say what works and what to do next."""
+    from fishs2_daemon import doctor as doctoring
+
+    settings = configuration.load(log_level="ERROR")
+    logs.configure(settings)
+    if not asyncio.run(doctoring.examine(settings, typer.echo)):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        typer.echo(f"fishs2-daemon {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point. An error of ours is one line and a status; a wrong setting ends with 78."""
+    try:
+        app()
+    except ConfigError as error:
+        sys.exit(_failed(error, EXIT_CONFIG))
+    except Fishs2Error as error:
+        sys.exit(_failed(error, EXIT_FAILED))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _failed(error: Fishs2Error, status: int) -> int:
+    print(f"fishs2-daemon: {error}", file=sys.stderr)
+    return status
