@@ -3,10 +3,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from http_harness import FakeService, Running, Start
 
 from adapters.openai.server import HttpDoor
 from fishs2_daemon.settings import Settings
+from tests.adapters.openai.harness import FakeService, Running, Start
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from http_harness import Running
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from adapters.openai.errors import HttpError
 from adapters.openai.schemas import SpeechBody
+from tests.adapters.openai.harness import Running
 
 GOOD = {"model": "tts-1", "input": "Good morning"}
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
-from http_harness import RATE, Running, Start
 
 from adapters.openai import speech
 from fishs2_daemon import errors
+from tests.adapters.openai.harness import RATE, Running, Start
 
 GOOD = {"model": "tts-1", "input": "Good morning"}
 WAV = [{}, {"stream": False}, {"stream_format": None}]
@@ -28,12 +28,6 @@ def post_bytes(running: Running, version: str = "1.1", **fields: Any) -> bytes:
     data = body(**fields)
     head = f"POST /v1/audio/speech HTTP/{version}\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
     return head.encode() + data
-
-
-async def gone(running: Running) -> None:
-    async with asyncio.timeout(2):
-        while running.service.running:
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("fields", WAV)
@@ -191,12 +185,9 @@ async def test_leaving_cancels(running: Running, fields: dict[str, Any], hang_af
     running.service.hang_after = hang_after
     async with running.connection() as (_, writer):
         writer.write(post_bytes(running, **fields))
-        async with asyncio.timeout(2):
-            while not running.service.running:
-                await asyncio.sleep(0.005)
+        await running.until(speaking=True)
         await asyncio.sleep(0.02)
-    async with asyncio.timeout(0.5):
-        await gone(running)
+    await running.until(speaking=False, timeout_s=0.5)
     running.service.hang_after = None
     assert (await post(running)).status == 200
 
@@ -210,7 +201,7 @@ async def test_a_reader_that_takes_nothing_is_dropped(start: Start) -> None:
         assert await reader.read(100)
         await asyncio.sleep(0.1)
         assert running.service.running == 1
-        await gone(running)
+        await running.until(speaking=False)
         assert running.service.given < 400
 
 

@@ -5,10 +5,12 @@ from ipaddress import ip_network
 
 import httpx
 import pytest
-from http_harness import Answer, Running, Start
 
 from adapters.openai import protocol
+from adapters.openai.server import HttpDoor
 from fishs2_daemon import errors
+from fishs2_daemon.settings import Settings
+from tests.adapters.openai.harness import Answer, FakeService, Running, Start
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SPEECH = json.dumps({"model": "tts-1", "input": "Hi", "stream": True}).encode()
@@ -17,12 +19,6 @@ POST = b"POST /audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\
 
 def open_connections(running: Running) -> float:
     return float(running.service.metrics.connections.labels(door="http")._value.get())
-
-
-async def until_speaking(running: Running) -> None:
-    async with asyncio.timeout(2):
-        while not running.service.running:
-            await asyncio.sleep(0.005)
 
 
 async def test_connection_cap(start: Start) -> None:
@@ -66,11 +62,11 @@ async def test_drain_lets_running_answers_end(running: Running) -> None:
     running.service.hang_after = 2
     async with running.connection() as (idle, _), running.connection() as (reader, writer):
         writer.write(POST)
-        await until_speaking(running)
+        await running.until(speaking=True)
         await running.door.stop_accepting()
         drain = asyncio.create_task(running.door.drain(5))
         assert await idle.read() == b""
-        with pytest.raises(OSError, match=".*"):
+        with pytest.raises(ConnectionRefusedError):
             await running.exchange(b"")
         running.service.gate.set()
         raw = await reader.read()
@@ -82,7 +78,7 @@ async def test_drain_cuts_what_does_not_end(running: Running) -> None:
     running.service.hang_after = 2
     async with httpx.AsyncClient() as client:
         asking = asyncio.create_task(client.post(f"{running.url}/audio/speech", content=SPEECH))
-        await until_speaking(running)
+        await running.until(speaking=True)
         await asyncio.sleep(0.05)
         await running.door.drain(0.1)
         with pytest.raises(httpx.RemoteProtocolError):
@@ -93,7 +89,7 @@ async def test_drain_cuts_what_does_not_end(running: Running) -> None:
 async def test_drain_tells_those_without_an_answer(running: Running) -> None:
     running.service.hang_after = 0
     asking = asyncio.create_task(running.exchange(POST))
-    await until_speaking(running)
+    await running.until(speaking=True)
     await running.door.drain(0.1)
     answer = Answer.parse(await asking)
     assert (answer.status, answer.error["code"]) == (503, "shutting_down")
@@ -104,7 +100,7 @@ async def test_draining_door_answers_and_closes(running: Running) -> None:
     running.service.hang_after = 2
     async with running.connection() as (reader, writer), running.connection():
         writer.write(POST)
-        await until_speaking(running)
+        await running.until(speaking=True)
         drain = asyncio.create_task(running.door.drain(5))
         await asyncio.sleep(0)
         running.service.error = errors.ShuttingDown("bye")
@@ -122,7 +118,7 @@ async def test_close_cuts_everything(running: Running) -> None:
     async with running.connection() as (reader, writer), running.connection() as (half, half_writer):
         writer.write(POST)
         half_writer.write(b"GET /hea")
-        await until_speaking(running)
+        await running.until(speaking=True)
         await running.door.close()
         assert running.service.running == 0
         assert not (await reader.read()).endswith(b"0\r\n\r\n")
@@ -131,11 +127,6 @@ async def test_close_cuts_everything(running: Running) -> None:
 
 
 async def test_close_without_start() -> None:
-    from http_harness import FakeService
-
-    from adapters.openai.server import HttpDoor
-    from fishs2_daemon.settings import Settings
-
     settings = Settings(_env_file=None)
     door = HttpDoor(FakeService(settings), settings)
     await door.stop_accepting()
@@ -186,7 +177,7 @@ async def test_the_log_says_who_left(running: Running, caplog: pytest.LogCapture
     running.service.hang_after = 0
     async with running.connection() as (_, writer):
         writer.write(POST)
-        await until_speaking(running)
+        await running.until(speaking=True)
     await asyncio.sleep(0.05)
     assert "POST /audio/speech 499 " in caplog.text
     assert "ERROR" not in caplog.text

@@ -85,6 +85,12 @@ class Running:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    async def until(self, *, speaking: bool, timeout_s: float = 2) -> None:
+        """Wait until the service speaks, or speaks no more."""
+        async with asyncio.timeout(timeout_s):
+            while bool(self.service.running) != speaking:
+                await asyncio.sleep(0.002)
+
     @asynccontextmanager
     async def connection(
         self, receive_bytes: int | None = None
@@ -93,7 +99,11 @@ class Running:
         if receive_bytes:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        except OSError:
+            sock.close()
+            raise
         reader, writer = await asyncio.open_connection(sock=sock, limit=receive_bytes or 65536)
         try:
             yield reader, writer

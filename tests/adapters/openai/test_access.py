@@ -2,9 +2,9 @@ import re
 import socket
 
 import pytest
-from http_harness import Answer, Running, Start
 
 from adapters.openai import access
+from tests.adapters.openai.harness import Answer, Running, Start
 
 PAGE = "http://ui.example:3000"
 
@@ -139,7 +139,7 @@ async def test_keys_change_on_reload(running: Running) -> None:
     ("given", "expected"),
     [
         ("abc-DEF_1.2", "abc-DEF_1.2"),
-        ("a b;c\x7f", "abc"),
+        ("a b;c", "abc"),
         ("é٣²x", "x"),
         ("x" * 300, "x" * 128),
         ("", "[0-9a-f]{32}"),
@@ -149,12 +149,6 @@ async def test_keys_change_on_reload(running: Running) -> None:
 async def test_request_ids(start: Start, given: str, expected: str) -> None:
     running = await start(request_id_header="X-Trace")
     for path in ("/health", "/nowhere"):
-        given_bytes = given.replace("\x7f", "").encode()
-        raw = await running.exchange(
-            b"GET "
-            + path.encode()
-            + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Trace: "
-            + given_bytes
-            + b"\r\n\r\n"
-        )
-        assert re.fullmatch(expected, Answer.parse(raw).headers["x-trace"])
+        head = f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Trace: {given}\r\n\r\n"
+        answer = Answer.parse(await running.exchange(head.encode()))
+        assert re.fullmatch(expected, answer.headers["x-trace"])

@@ -1,9 +1,9 @@
 import json
 
 import pytest
-from http_harness import Running, Start
 
 from fishs2_daemon.speech import EngineState
+from tests.adapters.openai.harness import Running, Start
 
 
 @pytest.mark.parametrize("state", EngineState)

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import openai
 import pytest
-from http_harness import RATE, Running, Start
 
 from fishs2_daemon import errors
+from tests.adapters.openai.harness import RATE, Running, Start
 
 
 @pytest.fixture

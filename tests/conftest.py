@@ -1,0 +1,77 @@
+"""What every test is held to, and the real service that most of them drive."""
+
+import gc
+import logging
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import psutil
+import pytest
+
+from fishs2_daemon import configuration
+from fishs2_daemon.daemon import running_service
+from fishs2_daemon.service import SpeechService
+from fishs2_daemon.settings import Settings
+from fishs2_daemon.worker.supervisor import Supervisor
+
+
+@pytest.fixture(autouse=True)
+def _nothing_raises_out_of_a_task() -> Iterator[None]:
+    """asyncio reports an exception that nobody looked at, and a callback that raised, to its logger only."""
+    reports: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            reports.append(self.format(record))
+
+    handler = Keep(logging.ERROR)
+    logging.getLogger("asyncio").addHandler(handler)
+    yield
+    gc.collect()
+    logging.getLogger("asyncio").removeHandler(handler)
+    assert not reports, "\n".join(reports)
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_is_left_behind() -> Iterator[None]:
+    yield
+    left = [child for child in psutil.Process().children(recursive=True) if _is_worker(child)]
+    for child in left:
+        child.kill()
+    assert not left, f"worker processes left behind: {left}"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in configuration.given_names():
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "fishs2_daemon.worker.child" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@dataclass
+class Speech:
+    """A service with its real worker process."""
+
+    settings: Settings
+    service: SpeechService
+    supervisor: Supervisor
+
+    @property
+    def worker(self) -> psutil.Process:
+        assert self.supervisor.pid is not None
+        return psutil.Process(self.supervisor.pid)
+
+
+@pytest.fixture
+async def speech() -> AsyncIterator[Speech]:
+    settings = configuration.load(languages="en,de")
+    async with running_service(settings) as (service, supervisor):
+        await supervisor.ready(20)
+        yield Speech(settings, service, supervisor)
