@@ -155,7 +155,7 @@ class Daemon:
                     self._is_announced = True
                     _log.info("ready: %s", service.detail)
                     self._notifier.ready()
-            elif not self._is_announced:
+            elif not self._is_announced and self._supervisor.is_live:
                 self._notifier.extend_timeout(_EXTENSION_S)
             self._notifier.status(f"{service.detail}; {service.running} speaking, {service.waiting} waiting")
             if self._supervisor.is_live:

@@ -164,42 +164,42 @@ class Discovery:
 
     async def _announce(self, addresses: list[str]) -> None:
         """Keep the announcement up to date; return when no address is left."""
-        zeroconf = AsyncZeroconf(interfaces=_multicast_addresses(addresses))
+        mdns = AsyncZeroconf(interfaces=_multicast_addresses(addresses))
         try:
-            await self._register(zeroconf, addresses)
+            await self._register(mdns, addresses)
             while True:
                 await asyncio.sleep(self._poll_interval_s)
                 current = await self._addresses()
                 if not current:
                     return
                 if current != addresses:
-                    await (await zeroconf.async_update_service(self._service(current)))
+                    await (await mdns.async_update_service(self._service(current)))
                     _log.info("%s moved from %s to %s", self._label, ", ".join(addresses), ", ".join(current))
                     addresses = current
                 # Unconditional, and nothing where all is well: a socket that could not be opened has another chance.
-                await zeroconf.async_update_interfaces(_multicast_addresses(addresses))
+                await mdns.async_update_interfaces(_multicast_addresses(addresses))
         finally:
-            await _say_goodbye(zeroconf)
+            await _say_goodbye(mdns)
 
-    async def _register(self, zeroconf: AsyncZeroconf, addresses: list[str]) -> None:
-        await zeroconf.zeroconf.async_wait_for_start()
-        if not zeroconf.zeroconf.engine.senders:
+    async def _register(self, mdns: AsyncZeroconf, addresses: list[str]) -> None:
+        await mdns.zeroconf.async_wait_for_start()
+        if not mdns.zeroconf.engine.senders:
             raise OSError("no interface takes multicast")
         # Registration asks for the name by unicast, and among several responders on one machine the answer reaches any
         # one of them. A browser asks by multicast, and registration sees those answers too.
         async with AsyncServiceBrowser(
-            zeroconf.zeroconf, SERVICE_TYPE, handlers=[lambda **_: None], question_type=DNSQuestionType.QM
+            mdns.zeroconf, SERVICE_TYPE, handlers=[lambda **_: None], question_type=DNSQuestionType.QM
         ):
             await asyncio.sleep(_LISTEN_S)
             try:
-                broadcasts = await zeroconf.async_register_service(self._service(addresses))
+                broadcasts = await mdns.async_register_service(self._service(addresses))
             except NonUniqueNameException:
                 taken, suffix = self._label, f"-{self._port}"
                 if taken.endswith(suffix):
                     raise
                 self._label = _label(taken, suffix)
                 self._warn(f"{taken} is taken: announcing {self._label}. FISHS2_ZEROCONF_NAME gives each its own name")
-                broadcasts = await zeroconf.async_register_service(self._service(addresses))
+                broadcasts = await mdns.async_register_service(self._service(addresses))
         await broadcasts
         self._failures = 0
         self._warned.clear()
@@ -223,15 +223,15 @@ class Discovery:
         self._warned.add(text)
 
 
-async def _say_goodbye(zeroconf: AsyncZeroconf) -> None:
+async def _say_goodbye(mdns: AsyncZeroconf) -> None:
     # In a task of its own, as zeroconf does not close fully in one that is being cancelled.
-    closing = asyncio.create_task(zeroconf.async_close())
+    closing = asyncio.create_task(mdns.async_close())
     try:
         await asyncio.wait([closing], timeout=GOODBYE_S)
     finally:
         if not closing.done():
             closing.cancel()
-            zeroconf.zeroconf.close()
+            mdns.zeroconf.close()
         elif error := closing.exception():
             _log.debug("goodbye not sent: %s", _reason(error))
 

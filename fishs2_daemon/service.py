@@ -261,6 +261,6 @@ def _speaking(language: str, engine: EngineInfo) -> str | None:
 
 
 def _some_names(engine: EngineInfo) -> str:
-    names = [voice.id for voice in engine.voices]
+    names = sorted((voice.id for voice in engine.voices), key=lambda name: name != engine.default_voice)
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return ", ".join(names[:_NAMES_SHOWN]) + more

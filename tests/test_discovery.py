@@ -1,7 +1,6 @@
 import asyncio
 import contextlib
 import gc
-import hashlib
 import logging
 import socket
 import time
@@ -115,7 +114,6 @@ def test_the_default_name_is_the_machines_for_ever(tmp_path: Path) -> None:
     assert default_name(file) == "fishs2-5ed8c5e2"
     file.write_text("f" * 32)
     assert default_name(file) != "fishs2-5ed8c5e2"
-    assert hashlib.sha256(b"f" * 32).hexdigest()[:8] not in default_name(file)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"uninitialized\n", b"\xff" * 32])
@@ -216,7 +214,7 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - nothing in the daemon signals it
+        while not condition():
             await asyncio.sleep(0.01)
 
 
@@ -225,7 +223,6 @@ async def test_a_neighbour_finds_the_service_and_hears_it_leave(neighbour: Neigh
     async with running(subject):
         await neighbour.sees(subject.service_name, ServiceStateChange.Added)
         info = await neighbour.resolve(subject.service_name)
-        assert info.name == f"{label}._wyoming._tcp.local."
         assert info.port == 10255
         assert info.parsed_addresses() == ["127.0.0.1"]
         assert info.server == f"{label}.local."
@@ -251,7 +248,6 @@ async def test_a_taken_name_gets_the_port(neighbour: Neighbour, label: str, capl
     async with running(subject):
         await neighbour.sees(f"{label}-10255.{SERVICE_TYPE}", ServiceStateChange.Added)
         assert (await neighbour.resolve(subject.service_name)).port == 10255
-    assert subject.service_name == f"{label}-10255.{SERVICE_TYPE}"
     (warning,) = warnings_in(caplog)
     assert f"{label}-10255" in warning
     assert "FISHS2_ZEROCONF_NAME" in warning
@@ -315,7 +311,6 @@ async def test_a_network_that_comes_back_is_announced_under_the_same_name(
             offline.setattr(discovery, "get_adapters", list)
             await neighbour.sees(name, ServiceStateChange.Removed)
         await neighbour.sees(name, ServiceStateChange.Added)
-    assert subject.service_name == name
     assert len(warnings_in(caplog)) == 1
 
 
@@ -337,7 +332,6 @@ async def test_failures_are_logged_once_and_retried(
     first, second = warnings_in(caplog)
     assert "Address already in use" in first
     assert "FISHS2_ZEROCONF_INTERFACE" in first
-    assert "port 10255" in first
     assert "No adapter found" in second
 
 
@@ -351,20 +345,18 @@ async def test_an_interface_without_multicast_is_not_called_announced(
     assert "multicast" in warnings_in(caplog)[0]
 
 
-@pytest.mark.parametrize(
-    ("bound", "interfaces"), [(["127.0.0.1"], []), (["127.0.0.1", "::1"], []), ([], [])], ids=["v4", "both", "unix"]
-)
+@pytest.mark.parametrize("bound", [["127.0.0.1"], ["127.0.0.1", "::1"], []], ids=str)
 async def test_a_port_of_this_machine_alone_is_not_announced(
-    bound: list[str], interfaces: list[str], caplog: pytest.LogCaptureFixture
+    bound: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    await asyncio.wait_for(Discovery(10255, bound, None, interfaces).run(), 1)
+    await asyncio.wait_for(Discovery(10255, bound, None, []).run(), 1)
     (warning,) = warnings_in(caplog)
     assert "FISHS2_URI=tcp://0.0.0.0:10255" in warning
 
 
-@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8])
-async def test_cancelling_while_sockets_open_leaves_nothing_open(
-    label: str, turns: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("turns", "delay_s"), [(0, 0), (1, 0), (2, 0), (3, 0), (5, 0), (0, 0.1), (0, 0.5), (0, 1.0)])
+async def test_cancelling_at_any_moment_leaves_nothing_open(
+    label: str, turns: int, delay_s: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     opening = asyncio.Event()
 
@@ -377,19 +369,12 @@ async def test_cancelling_while_sockets_open_leaves_nothing_open(
         await opening.wait()
         for _ in range(turns):
             await asyncio.sleep(0)
+        if delay_s:
+            await asyncio.sleep(delay_s)
     await asyncio.sleep(0)
     gc.collect()
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert not warnings_in(caplog)
-
-
-@pytest.mark.parametrize("delay_s", [0, 0.1, 0.5, 1.0])
-async def test_cancelling_at_any_moment_leaves_nothing_open(label: str, delay_s: float) -> None:
-    async with running(Discovery(10255, ["0.0.0.0"], label, ["lo"])):
-        await asyncio.sleep(delay_s)
-    await asyncio.sleep(0)
-    gc.collect()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 @pytest.mark.usefixtures("quick")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from fishs2_daemon.settings import Settings
+
 UNITS = Path(__file__).parent.parent / "systemd"
 ANALYZE = shutil.which("systemd-analyze")
-SOCKET_ACTIVATE = shutil.which("systemd-socket-activate")
 
 
 def systemd_version() -> int:
@@ -91,7 +92,6 @@ def test_the_system_unit_is_hardened(units: Path, tmp_path: Path) -> None:
     assert float(level[1]) <= 2.0, report
 
 
-@pytest.mark.skipif(SOCKET_ACTIVATE is None, reason="needs systemd-socket-activate")
 def test_the_sockets_have_the_names_that_the_daemon_knows() -> None:
     wyoming, http = options("fishs2-daemon.socket"), options("fishs2-daemon-http.socket")
     assert (wyoming["ListenStream"], wyoming["FileDescriptorName"]) == (["10200"], ["wyoming"])
@@ -101,8 +101,6 @@ def test_the_sockets_have_the_names_that_the_daemon_knows() -> None:
 
 @pytest.mark.parametrize("unit", ["fishs2-daemon.service", "user/fishs2-daemon.service"])
 def test_services_leave_the_daemon_its_time(unit: str) -> None:
-    from fishs2_daemon.settings import Settings
-
     service = options(unit)
     drain_s = Settings.model_fields["drain_timeout_s"].default
     cancel_s = Settings.model_fields["cancel_timeout_s"].default

@@ -20,12 +20,15 @@ _JSON_CHAR_BYTES = 12
 
 @dataclass(slots=True)
 class DoorContext:
-    """One per door. `settings` change in place on a reload, so they are read where they are used."""
+    """One per door. `settings` change in place on a reload, so they are read where they are used.
+
+    `refused` are connections on their way out, `empty` is set whenever the last of the others is gone.
+    """
 
     service: "SpeechService"
     settings: Settings
     draining: bool = False
-    refused: int = 0
+    refused: set[asyncio.BaseTransport] = field(default_factory=set)
     empty: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property

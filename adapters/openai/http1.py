@@ -39,6 +39,7 @@ class Connection(Protocol):
     def wait_for_request(self) -> None: ...
     def request_began(self) -> None: ...
     def header_complete(self) -> None: ...
+    def body_complete(self) -> None: ...
     def answered(self, status: int) -> None: ...
 
 
@@ -86,6 +87,12 @@ class DoorHttp(Http):
         self._shown = f"{self.request.method} {self.request.path}"
         self._connection.header_complete()
 
+    async def read(self) -> bytes | None:
+        data = await super().read()
+        if not self.request_body:
+            self._connection.body_complete()
+        return data
+
     async def http1_response_header(self, data: bytes, end_stream: bool) -> None:
         """Every answer's head passes here, those to malformed requests too."""
         request, response, context = self.request, self.response, self._connection.context
@@ -94,11 +101,12 @@ class DoorHttp(Http):
         headers.update(cors_headers(request))
         if not data and response.body:
             data, end_stream = response.body, True
-        if self.expecting_continue:
-            # The body was not asked for: it does not come, and where the next request begins is anyone's guess.
-            self.expecting_continue, self.request_body, self.keep_alive = False, None, False
-        if context.draining:
-            self.keep_alive = False
+        if self.expecting_continue or context.draining:
+            # A body that was not asked for does not come, and where the next request begins is anyone's guess.
+            self.expecting_continue = self.keep_alive = False
+        if not self.keep_alive:
+            # Sanic would wait for the rest of it, with no end; the protocol lingers instead.
+            self.request_body = None
         self.response_func = None  # type: ignore[assignment]
         if not has_message_body(response.status):
             data, end_stream = b"", True

@@ -58,10 +58,12 @@ class DoorProtocol(HttpProtocol):
 
     def wait_for_request(self) -> None:
         self._failed = False
-        if self.context.draining:
+        if not self.context.draining:
+            self._alarm_in(IDLE_TIMEOUT_S, self.close)
+        elif self._began:
             self.close()
         else:
-            self._alarm_in(IDLE_TIMEOUT_S, self.close)
+            self._alarm_in(LINGER_S, self.close)
 
     def request_began(self) -> None:
         self._began = self.loop.time()
@@ -70,6 +72,11 @@ class DoorProtocol(HttpProtocol):
     def header_complete(self) -> None:
         left_s = self._began + self._settings.body_timeout_s - self.loop.time()
         self._alarm_in(max(0.0, left_s), self._body_late)
+        self.transport.resume_reading()
+
+    def body_complete(self) -> None:
+        # Sanic leaves a transport paused that brought a large body at once, and would not notice the peer leave.
+        self.transport.resume_reading()
 
     def answered(self, status: int) -> None:
         self._failed = status >= 400
@@ -126,14 +133,14 @@ class DoorProtocol(HttpProtocol):
         if self._lingering:
             return
         super().data_received(data)
-        # While an answer runs nobody reads further requests. A paused transport would not notice the peer leave.
+        # While an answer runs nobody reads further requests, and the transport must not stay paused, see above.
         if self.http and not self.http.request_body and len(self.recv_buffer) >= self.app.config.REQUEST_BUFFER_SIZE:
             self.break_off()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         if self._refused:
-            self.context.refused -= 1
+            self.context.refused.discard(self.transport)
             return
         super().connection_lost(exc)
         self.context.service.metrics.connections.labels(door="http").dec()
@@ -169,10 +176,10 @@ class DoorProtocol(HttpProtocol):
     def _refuse(self, transport: Any, error: HttpError) -> None:
         self._refused = True
         self.transport = transport
-        self.context.refused += 1
-        if self.context.refused > MAX_REFUSED:
+        if len(self.context.refused) >= MAX_REFUSED:
             transport.abort()
             return
+        self.context.refused.add(transport)
         response, body = error.response(), json.dumps(error.body()).encode()
         response.headers.update({"connection": "close", "content-length": str(len(body))})
         response.headers[self._settings.request_id_header] = new_id()

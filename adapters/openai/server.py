@@ -76,6 +76,8 @@ class HttpDoor:
             connection.break_off()
         if tasks:
             await asyncio.wait(tasks, timeout=_LAST_WORDS_S)
+        for transport in list(self._context.refused):
+            cast(asyncio.Transport, transport).abort()
         await self._all_gone(_LAST_WORDS_S)
         Sanic.unregister_app(self._app)
 

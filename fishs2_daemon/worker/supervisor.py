@@ -138,6 +138,8 @@ class Supervisor:
                         yield block
                 return
             except WorkerGone as gone:
+                if self._worker is worker:
+                    self._worker = None  # `run` has not noticed yet
                 if spoken or run == _RUNS_PER_UTTERANCE:
                     raise WorkerCrashed(f"{gone}; try again") from None
                 _log.warning("replaying an utterance: %s", gone)

@@ -192,6 +192,23 @@ async def test_leaving_cancels(running: Running, fields: dict[str, Any], hang_af
     assert (await post(running)).status == 200
 
 
+@pytest.mark.parametrize("chars", [70_000, 99_000])
+async def test_leaving_after_a_large_body_cancels(running: Running, chars: int) -> None:
+    running.service.hang_after = 0
+    async with running.connection() as (_, writer):
+        writer.write(post_bytes(running, input="é" * chars))
+        await running.until(speaking=True)
+    await running.until(speaking=False, timeout_s=0.5)
+
+
+async def test_leaving_with_requests_in_the_pipe_cancels(running: Running) -> None:
+    running.service.hang_after = 0
+    async with running.connection() as (_, writer):
+        writer.write(post_bytes(running) * 1000)
+        await running.until(speaking=True)
+    await running.until(speaking=False, timeout_s=0.5)
+
+
 async def test_a_reader_that_takes_nothing_is_dropped(start: Start) -> None:
     running = await start(write_timeout_s=0.2)
     running.service.blocks, running.service.block_samples = 400, 22050
