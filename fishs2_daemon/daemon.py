@@ -74,6 +74,9 @@ class Daemon:
             self._http = [HttpDoor(service, self.settings) for _ in self._sockets.http]
             try:
                 await self._serve()
+            except ExceptionGroup as group:
+                # The task group wraps even a single error; one of ours has words for the user.
+                raise next((error for error in group.exceptions if isinstance(error, Fishs2Error)), group) from None
             finally:
                 for door in self._http:
                     await door.close()

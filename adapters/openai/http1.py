@@ -21,7 +21,7 @@ from adapters.openai.identity import request_id
 _log = logging.getLogger(__name__)
 
 _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_REQUEST_LINE = re.compile(_NAME + r" [\x21-\x7e]+ HTTP/1\.[01]")
+_REQUEST_LINE = re.compile(_NAME + r" (?:\*|(?:https?://[\x21-\x2e\x30-\x3e\x40-\x7e]+)?/[\x21-\x7e]*) HTTP/1\.[01]")
 _HEADER_LINE = re.compile(_NAME + r":[^\x00-\x08\x0a-\x1f\x7f]*")
 _HEX = re.compile(r"[0-9A-Fa-f]{1,16}")
 _DECIMAL = re.compile(r"[0-9]{1,19}")
@@ -83,8 +83,11 @@ class DoorHttp(Http):
         # Sanic lets through what a proxy in front may read in another way: the seed of request smuggling.
         request_line, *header_lines = self.request.head.decode("latin-1").split("\r\n")
         if not _REQUEST_LINE.fullmatch(request_line) or not all(map(_HEADER_LINE.fullmatch, header_lines)):
+            self.create_empty_request()
             raise BadRequest("Bad header")
         self._shown = f"{self.request.method} {self.request.path}"
+        if (self.request_bytes or 0) > self._connection.context.max_body_bytes:
+            raise PayloadTooLarge("Request body too large")
         self._connection.header_complete()
 
     async def read(self) -> bytes | None:
@@ -101,8 +104,8 @@ class DoorHttp(Http):
         headers.update(cors_headers(request))
         if not data and response.body:
             data, end_stream = response.body, True
-        if self.expecting_continue or context.draining:
-            # A body that was not asked for does not come, and where the next request begins is anyone's guess.
+        if context.draining or self.expecting_continue:
+            # A body that waits for its 100 may come or not, so nobody knows where the next request begins.
             self.expecting_continue = self.keep_alive = False
         if not self.keep_alive:
             # Sanic would wait for the rest of it, with no end; the protocol lingers instead.
@@ -122,9 +125,12 @@ class DoorHttp(Http):
         headers["connection"] = "keep-alive" if self.keep_alive else "close"
         head = format_http1_response(response.status, response.processed_headers)
         self._connection.answered(response.status)
+        # From the first byte on, an error has no answer of its own any more.
+        self.stage = Stage.RESPONSE
         await self._send(head if self.head_only else head + data)
         self._status = response.status
-        self.stage = Stage.IDLE if end_stream else Stage.RESPONSE
+        if end_stream:
+            self.stage = Stage.IDLE
 
     async def _response_until_close(self, data: bytes, end_stream: bool) -> None:
         if data:

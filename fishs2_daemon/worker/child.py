@@ -112,8 +112,8 @@ class Child:
         except EngineError as error:
             self._send(wire.text_frame(Kind.FAILED, 0, str(error)))
         except Exception as error:  # noqa: BLE001 - an edge: the daemon hears of it and goes on
-            _log.exception("loading the engine %s", name)
             self._send(wire.text_frame(Kind.FAILED, 0, f"{type(error).__name__}: {error}"))
+            _log.exception("loading the engine %s", name)
         else:
             self._engine = engine
             self._send(wire.ready_frame(info))

@@ -231,7 +231,10 @@ class Connection:
                     while await self._reader.read(framing.MAX_HEADER_BYTES):
                         pass
         self._writer.close()
-        with suppress(OSError, TimeoutError):
+        try:
             async with asyncio.timeout(_LINGER_S):
                 await self._writer.wait_closed()
-        self._writer.transport.abort()
+        except TimeoutError:
+            self._writer.transport.abort()
+        except OSError:
+            pass  # the peer was quicker

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import socket
+import sys
 from collections.abc import Iterable
 
 from wyoming.error import Error
-from wyoming.event import async_get_stdin, async_get_stdout
 
+from fishs2_daemon.errors import ListenError
 from fishs2_daemon.peers import is_allowed
 from fishs2_daemon.service import SpeechService
 from fishs2_daemon.wyoming_server import framing
@@ -32,8 +33,11 @@ class WyomingServer:
             self._servers.append(server)
 
     async def serve_stdio(self) -> None:
-        """Answers what comes on stdin until its end; what was asked for before the end is still spoken."""
-        reader, writer = await async_get_stdin(), await async_get_stdout()
+        """Answers what comes on stdin until its end; what was asked for before the end is still spoken.
+
+        Raises `ListenError` where stdin or stdout is a file.
+        """
+        reader, writer = await _standard_streams()
         await self._serve(Connection(reader, writer, self._service, speaks_after_eof=True))
 
     def stop_accepting(self) -> None:
@@ -77,3 +81,16 @@ class WyomingServer:
     def _refuse(self, writer: asyncio.StreamWriter, text: str, code: str) -> None:
         writer.write(framing.encode(Error(text=text, code=code).event()))
         writer.close()
+
+
+async def _standard_streams() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=framing.MAX_HEADER_BYTES)
+    try:
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        transport, protocol = await loop.connect_write_pipe(
+            lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), sys.stdout
+        )
+    except ValueError:
+        raise ListenError("stdio:// needs a pipe, a socket or a terminal on both ends, not a file") from None
+    return reader, asyncio.StreamWriter(transport, protocol, None, loop)

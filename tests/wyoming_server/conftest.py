@@ -46,7 +46,7 @@ class Client:
             if event.type == "audio-start":
                 answer.formats.append(event.data)
             elif event.type == "audio-chunk":
-                answer.audio += event.payload or b""
+                answer.chunks.append(event.payload or b"")
             elif event.type == "error":
                 answer.error = event.data
             elif event.type == last:
@@ -64,10 +64,14 @@ class Answer:
 
     kinds: list[str] = field(default_factory=list)
     formats: list[dict[str, Any]] = field(default_factory=list)
-    audio: bytes = b""
+    chunks: list[bytes] = field(default_factory=list)
     error: dict[str, Any] | None = None
     is_closed: bool = False
     is_broken_off: bool = False
+
+    @property
+    def audio(self) -> bytes:
+        return b"".join(self.chunks)
 
 
 @dataclass

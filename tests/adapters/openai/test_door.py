@@ -86,6 +86,22 @@ async def test_drain_cuts_what_does_not_end(running: Running) -> None:
     assert running.service.running == 0
 
 
+async def test_drain_cuts_a_whole_answer_on_its_way(running: Running) -> None:
+    running.service.blocks = 100
+    running.service.block = lambda number: bytes(44100)
+    async with running.connection(receive_bytes=4096) as (reader, writer):
+        writer.write(POST.replace(b'"stream": true', b'"stream":false'))
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"content-length: 4410044" in head
+        await running.until(speaking=False)
+        drain = asyncio.create_task(running.door.drain(0.05))
+        await asyncio.sleep(0.1)
+        body = await reader.read()
+        await drain
+    assert len(body) < 4410044
+    assert b"shutting_down" not in body
+
+
 async def test_drain_tells_those_without_an_answer(running: Running) -> None:
     running.service.hang_after = 0
     asking = asyncio.create_task(running.exchange(POST))

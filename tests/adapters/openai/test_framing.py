@@ -5,12 +5,15 @@ import json
 from contextlib import suppress
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from adapters.openai import protocol
 from tests.adapters.openai.harness import Answer, Running, Start
 
 SPEECH = b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\n"
 BODY = json.dumps({"model": "tts-1", "input": "Hi"}).encode()
+VALID = SPEECH + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY
 
 
 async def drip(running: Running, data: bytes, pause_s: float) -> tuple[bytes, float]:
@@ -108,6 +111,10 @@ async def test_the_body_bound_leaves_room_for_every_permitted_text(start: Start)
         b"GET /h\x01 HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET http://[::1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET ?x=1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET http://localhost HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET http://a\x1bb/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: localhost\r\n folded: x\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nA : b\r\n\r\n",
@@ -157,6 +164,8 @@ async def test_no_continue_for_a_refused_body(running: Running) -> None:
     answer = Answer.parse(await running.exchange(refused))
     assert answer.status == 404
     assert answer.headers["connection"] == "close"
+    large = SPEECH + b"Expect: 100-continue\r\nContent-Length: 99999999\r\n\r\n"
+    assert Answer.parse(await running.exchange(large)).status == 413
     strange = SPEECH + b"Expect: a miracle\r\nContent-Length: 0\r\n\r\n"
     assert Answer.parse(await running.exchange(strange)).status == 417
 
@@ -186,6 +195,45 @@ async def test_http_1_0_keep_alive_is_not_assumed(running: Running) -> None:
     assert answer.headers["connection"] == "close"
 
 
+@pytest.mark.parametrize("url", ["http://localhost/", "*", "http://u:p@localhost/x", "//", "/?", "/#", "/%", "/;a"])
+async def test_odd_urls(running: Running, url: str, caplog: pytest.LogCaptureFixture) -> None:
+    for method in ("GET", "OPTIONS"):
+        answer = await running.request(method, url)
+        assert answer.status in (400, 404)
+        assert answer.error["code"]
+    assert "Traceback" not in caplog.text
+
+
+async def test_absolute_url(running: Running) -> None:
+    assert (await running.request("GET", "http://localhost/health")).status == 200
+
+
 async def test_upgrade_is_ignored(running: Running) -> None:
     headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "x"}
     assert (await running.request("GET", "/health", headers=headers)).status == 200
+
+
+@pytest.fixture
+async def hasty(start: Start, monkeypatch: pytest.MonkeyPatch) -> Running:
+    monkeypatch.setattr(protocol, "IDLE_TIMEOUT_S", 0.03)
+    monkeypatch.setattr(protocol, "LINGER_S", 0.03)
+    return await start(header_timeout_s=0.03, body_timeout_s=0.03)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    data=st.binary(max_size=200)
+    | st.tuples(st.integers(0, 150), st.integers(0, 9), st.binary(max_size=6)).map(
+        lambda cut: VALID[: cut[0]] + cut[2] + VALID[cut[0] + cut[1] :]
+    )
+)
+async def test_any_bytes(hasty: Running, caplog: pytest.LogCaptureFixture, data: bytes) -> None:
+    """Whatever comes, what goes back is well formed, and nothing unexpected happens inside."""
+    raw = await hasty.exchange(data)
+    assert bool(raw) == bool(data)
+    if raw:
+        answer = Answer.parse(raw)
+        assert answer.headers["x-request-id"]
+        assert answer.status < 500
+        assert answer.status == 200 or answer.error["code"]
+    assert "Traceback" not in caplog.text
