@@ -9,7 +9,6 @@ from fishs2_daemon.admission import Admission
 from fishs2_daemon.errors import (
     DeadlineExceeded,
     Fishs2Error,
-    InvalidRequest,
     ShuttingDown,
     SynthesisError,
     TextTooLong,
@@ -29,8 +28,6 @@ SILENCE_S = 0.1
 #: Longest block handed to a door, and the longest first one: a player starts with what it gets first.
 _BLOCK_S = 0.1
 _FIRST_BLOCK_S = 0.04
-
-SLOWEST, FASTEST = 0.25, 4.0
 
 _NAMES_SHOWN = 20
 
@@ -128,8 +125,6 @@ class SpeechService:
             raise TextTooLong(
                 f"the text has {len(request.text)} characters; allowed: {self.settings.max_text_chars}", param="input"
             )
-        if not SLOWEST <= request.speed <= FASTEST:
-            raise InvalidRequest(f"speed is {request.speed}; allowed: {SLOWEST} to {FASTEST}", param="speed")
 
     def _resolve(self, request: SpeechRequest, engine: EngineInfo) -> str:
         wanted = (request.voice or "").strip()

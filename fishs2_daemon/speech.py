@@ -34,14 +34,12 @@ class SpeechRequest:
     """What a door asks the service to speak.
 
     `text` is the whole text, or its chunks as they arrive; chunk borders mean nothing. `voice` is a voice id; None, or
-    "default", is the default voice, or the first one that speaks `language` where that is given. `speed` multiplies
-    the pace and keeps the pitch.
+    "default", is the default voice, or the first one that speaks `language` where that is given.
     """
 
     text: str | AsyncIterator[str]
     voice: str | None = None
     language: str | None = None
-    speed: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

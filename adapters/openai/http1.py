@@ -26,6 +26,9 @@ _HEADER_LINE = re.compile(_NAME + r":[^\x00-\x08\x0a-\x1f\x7f]*")
 _HEX = re.compile(r"[0-9A-Fa-f]{1,16}")
 _DECIMAL = re.compile(r"[0-9]{1,19}")
 
+#: Asked every second by some supervisors: logged only when something is wrong.
+_PROBES = ("/health", "/ready", "/metrics")
+
 #: What the log shows where the client left before the answer, as nginx does.
 _CLIENT_LEFT = 499
 
@@ -159,4 +162,5 @@ class DoorHttp(Http):
         status = self._status or _CLIENT_LEFT
         cut = "" if self.stage is Stage.IDLE else " broken off"
         peer, name = self._connection.peer, request_id(self.request)
-        _log.info("%s %d %.1f ms id=%s peer=%s%s", self._shown, status, ms, name, peer, cut)
+        level = logging.DEBUG if status < 400 and self.request.path in _PROBES else logging.INFO
+        _log.log(level, "%s %d %.1f ms id=%s peer=%s%s", self._shown, status, ms, name, peer, cut)
