@@ -67,6 +67,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Raises `ConfigError` or `ListenError` before anything is served."""
+        self._handle_signals()
         self._sockets = open_doors(self.settings)
         async with running_service(self.settings) as (service, supervisor):
             self._service, self._supervisor = service, supervisor
@@ -91,13 +92,6 @@ class Daemon:
         self._drain_s = drain_s
         self._stopping.set()
 
-    def handle_signals(self) -> None:
-        """SIGTERM drains and ends, Ctrl-C ends at once, SIGHUP reloads."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, lambda: self.stop(self.settings.drain_timeout_s))
-        loop.add_signal_handler(signal.SIGINT, lambda: self.stop(0.0))
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._reload_requested.set())
-
     async def _serve(self) -> None:
         await self._wyoming.start(self._sockets.wyoming)
         for door, sock in zip(self._http, self._sockets.http, strict=True):
@@ -110,7 +104,6 @@ class Daemon:
                 running.append(tasks.create_task(self._serve_stdio()))
             if discovery := self._discovery():
                 running.append(tasks.create_task(discovery.run()))
-            self.handle_signals()
             await self._stopping.wait()
             _log.info("stopping: running answers may finish within %.0f s", self._drain_s)
             self._notifier.stopping()
@@ -121,6 +114,13 @@ class Daemon:
             for task in running:
                 task.cancel()  # discovery says goodbye while the answers finish
             await self._drain()
+
+    def _handle_signals(self) -> None:
+        """SIGTERM drains and ends, Ctrl-C ends at once, SIGHUP reloads."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, lambda: self.stop(self.settings.drain_timeout_s))
+        loop.add_signal_handler(signal.SIGINT, lambda: self.stop(0.0))
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._reload_requested.set())
 
     async def _drain(self) -> None:
         doors: list[Callable[[float], Awaitable[None]]] = [self._wyoming.drain, *(door.drain for door in self._http)]

@@ -13,9 +13,14 @@ from fishs2_daemon.speech import Voice
 #: Part of Home Assistant's unique id of this program: it may never change.
 PROGRAM_NAME = "fishs2"
 
-_ATTRIBUTION = Attribution(name="fishs2-daemon", url="https://pypi.org/project/fishs2-daemon/")
-
-_DESCRIPTIONS = {"espeak": "Preview voice (espeak-ng)"}
+#: Who made the voices of each engine, and what users are told of it.
+_MAKERS = {
+    "espeak": (
+        "Preview voice (espeak-ng)",
+        Attribution(name="espeak-ng", url="https://github.com/espeak-ng/espeak-ng"),
+    )
+}
+_NOBODY_YET = ("The engine is loading", Attribution(name="fishs2-daemon", url=""))
 
 #: Always offered, and alone while the engine loads: an `info` without a voice keeps Home Assistant from ever adding us.
 _DEFAULT_VOICE = "default"
@@ -26,23 +31,24 @@ def info_event(service: SpeechService) -> Event:
     offered = _offered_languages(service.settings.languages)
     voices = [voice for voice in service.voices() if offered is None or _speaks(voice, offered)]
     default = Voice(_DEFAULT_VOICE, "Default", _default_languages(service, offered))
-    engine = service.engine.name if service.engine else "the engine is loading"
+    engine = service.engine.name if service.engine else ""
+    description, maker = _MAKERS.get(engine, _NOBODY_YET)
     program = TtsProgram(
         name=PROGRAM_NAME,
-        attribution=_ATTRIBUTION,
+        attribution=maker,
         installed=True,
-        description=_DESCRIPTIONS.get(engine, engine),
+        description=description,
         version=__version__,
-        voices=[_tts_voice(voice) for voice in (default, *voices)],
+        voices=[_tts_voice(voice, maker) for voice in (default, *voices)],
         supports_synthesize_streaming=True,
     )
     return Info(tts=[program]).event()
 
 
-def _tts_voice(voice: Voice) -> TtsVoice:
+def _tts_voice(voice: Voice, maker: Attribution) -> TtsVoice:
     return TtsVoice(
         name=voice.id,
-        attribution=_ATTRIBUTION,
+        attribution=maker,
         installed=True,
         description=voice.description,
         version=None,

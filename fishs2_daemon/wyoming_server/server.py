@@ -38,7 +38,8 @@ class WyomingServer:
         Raises `ListenError` where stdin or stdout is a file.
         """
         reader, writer = await _standard_streams()
-        await self._serve(Connection(reader, writer, self._service, speaks_after_eof=True))
+        # Shielded: when the daemon stops, `drain` decides how a running answer ends.
+        await asyncio.shield(self._serve(Connection(reader, writer, self._service, speaks_after_eof=True)))
 
     def stop_accepting(self) -> None:
         for server in self._servers:
