@@ -117,8 +117,8 @@ def translate(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], list
 def become_daemon(arguments: Sequence[str]) -> int:
     """Replaces this process by the daemon, so that signals and the exit status are its own."""
     install(SERVE)
-    if arguments[0] == "serve":
-        # Not for the other commands: the paths they are given belong to the folder of whoever typed them.
+    if arguments[0] != "say":
+        # Where `.env` is. Not for `say`: its file belongs to the folder of whoever typed it.
         os.chdir(ROOT)
     command = [str(DAEMON), *arguments]
     if os.name != "nt":

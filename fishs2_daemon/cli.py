@@ -55,7 +55,7 @@ def serve(
     no_zeroconf: Annotated[bool, typer.Option("--no-zeroconf", help="Do not announce the Wyoming port.")] = False,
     log_level: LogLevel = None,
 ) -> None:
-    """Serve Wyoming (port 10200) and HTTP (port 8020) until SIGTERM or Ctrl-C."""
+    """Serve Wyoming (port 10200) and HTTP (port 8020)."""
     overrides: dict[str, Any] = {
         "uri": uri or None, "host": http_host, "port": http_port, "http": False if no_http else None,
         "engine": engine, "model_path": model, "tokenizer_path": tokenizer, "voices_dir": voices_dir,

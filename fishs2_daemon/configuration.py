@@ -116,7 +116,7 @@ def _shown(value: Any) -> str:
             return f"[{len(value)} hidden]"
         text = ",".join(str(item) for item in value)
     else:
-        text = "" if value is None else str(value)
+        text = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return text if text.isprintable() else repr(text)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
+import ifaddr
+
 from fishs2_daemon import __version__, configuration
 from fishs2_daemon.daemon import running_service
 from fishs2_daemon.discovery import choose_addresses
@@ -35,7 +37,7 @@ async def examine(settings: Settings, say: Callable[[str], None]) -> bool:
     """Report each finding as a line. True when there is no problem."""
     findings = [_program(), *_settings(settings), await _engine(settings), _model()]
     findings += [_wyoming(uri) for uri in settings.uri]
-    findings += [_port("HTTP", settings.host, settings.port)] if settings.http else []
+    findings += [_port("HTTP", settings.host, settings.port, "FISHS2_HOST, FISHS2_PORT")] if settings.http else []
     findings += [_discovery(settings), _access(settings), _service_manager()]
     for finding in findings:
         say(f"{finding.severity:<8}{finding.text}")
@@ -93,17 +95,17 @@ def _wyoming(uri: str) -> Finding:
         return Finding(PROBLEM, str(error))
     if address.scheme != "tcp":
         return Finding(OK, f"Wyoming on {uri}")
-    return _port("Wyoming", address.host, address.port)
+    return _port("Wyoming", address.host, address.port, "FISHS2_URI")
 
 
-def _port(door: str, host: str, port: int) -> Finding:
+def _port(door: str, host: str, port: int, setting: str) -> Finding:
     try:
         for sock in listen_tcp(host, port):
             sock.close()
     except ListenError as error:
         if _answers(port):
             return Finding(NOTE, f"{door}: port {port} is in use", "fine if that is this daemon, already serving")
-        return Finding(PROBLEM, f"{door}: {error}", "choose an address of this machine and a free port")
+        return Finding(PROBLEM, f"{door}: {error}", f"{setting}: an address of this machine and a free port")
     return Finding(OK, f"{door}: {host}:{port} is free")
 
 
@@ -118,11 +120,15 @@ def _answers(port: int) -> bool:
 def _discovery(settings: Settings) -> Finding:
     if not settings.zeroconf:
         return Finding(NOTE, "not announced on the network (FISHS2_ZEROCONF=false)")
-    import ifaddr
-
-    addresses = choose_addresses(ifaddr.get_adapters(), ["0.0.0.0", "::"], settings.zeroconf_interface)
+    try:
+        bound = [address.host for uri in settings.uri if (address := parse_uri(uri)).scheme == "tcp"]
+    except ConfigError:
+        bound = []  # reported above
+    addresses = choose_addresses(ifaddr.get_adapters(), bound, settings.zeroconf_interface)
     if not addresses:
-        return Finding(NOTE, "no network address to announce; Home Assistant needs the address typed in")
+        return Finding(
+            NOTE, "no address that others can reach: not announced; Home Assistant needs the address typed in"
+        )
     return Finding(
         OK, f"announced on {', '.join(addresses)}", "reserve the address in your router: HA keeps the first one"
     )

@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 import wave
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fishs2_daemon.daemon import running_service
 from fishs2_daemon.errors import Fishs2Error, InvalidRequest
 from fishs2_daemon.service import SpeechService
 from fishs2_daemon.settings import Settings
-from fishs2_daemon.speech import SpeechRequest, Voice
+from fishs2_daemon.speech import Pcm, SpeechRequest, Voice
 
 #: Programs that play a WAV file, with what keeps them quiet; the first one found is taken.
 _PLAYERS = (
@@ -67,6 +68,8 @@ async def voices(settings: Settings, language: str | None) -> list[Voice]:
 
 
 def _check(target: Path) -> None:
+    if target.suffix.lower() not in ("", ".wav"):
+        raise InvalidRequest(f"-o {target}: allowed: a name that ends in .wav, the only format so far")
     if not target.parent.is_dir() or target.is_dir():
         raise InvalidRequest(f"-o {target}: allowed: the path of a file in a folder that exists")
 
@@ -75,16 +78,10 @@ async def _write(service: SpeechService, request: SpeechRequest, target: Path) -
     console = Console(stderr=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with console.status("loading the engine"), wave.open(str(part), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            seconds = 0.0
+        with console.status("loading the engine"):
             async with aclosing(service.speak(request)) as blocks:
-                async for block in blocks:
-                    if not seconds:
-                        file.setframerate(block.sample_rate)
-                    file.writeframesraw(block.samples)
-                    seconds += block.duration_s
+                first = await anext(blocks)
+                seconds = await _save(first, blocks, part)
         part.replace(target)
     except OSError as error:
         raise InvalidRequest(f"{target}: cannot be written: {error.strerror}") from None
@@ -93,6 +90,20 @@ async def _write(service: SpeechService, request: SpeechRequest, target: Path) -
     if console.is_terminal:
         engine = service.engine.name if service.engine else ""
         console.print(f"{target}: {seconds:.1f} s of speech by {engine}", highlight=False)
+
+
+async def _save(first: Pcm, rest: AsyncGenerator[Pcm, None], path: Path) -> float:
+    """Seconds written."""
+    seconds = first.duration_s
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(first.sample_rate)
+        file.writeframesraw(first.samples)
+        async for block in rest:
+            file.writeframesraw(block.samples)
+            seconds += block.duration_s
+    return seconds
 
 
 async def _stream(service: SpeechService, request: SpeechRequest) -> None:

@@ -68,6 +68,15 @@ class SpeechService:
     def voices(self) -> tuple[Voice, ...]:
         return self.engine.voices if self.engine else ()
 
+    def default_voice(self, engine: EngineInfo) -> str | None:
+        """Id of the voice of requests that name none: the one that is set, else one of the first language that is
+        set, else the engine's own. None where the one that is set does not exist."""
+        if self.settings.default_voice:
+            return _named(self.settings.default_voice, engine)
+        for language in self.settings.languages[:1]:
+            return _speaking(language, engine) or engine.default_voice
+        return engine.default_voice
+
     def close(self) -> None:
         """Refuse what comes from now on; what runs may finish."""
         self._closing = True
@@ -138,9 +147,7 @@ class SpeechService:
             if voice := _speaking(request.language, engine):
                 return voice
             raise UnknownVoice(f"no voice speaks {request.language!r}; voices: {_some_names(engine)}", param="voice")
-        if not self.settings.default_voice:
-            return engine.default_voice
-        if voice := _named(self.settings.default_voice, engine):
+        if voice := self.default_voice(engine):
             return voice
         raise UnknownVoice(
             f"FISHS2_DEFAULT_VOICE: there is no voice {self.settings.default_voice!r}; voices: {_some_names(engine)}"

@@ -85,7 +85,9 @@ class Settings(BaseSettings):
     )
 
     # Doors
-    uri: StrList = Field(["tcp://0.0.0.0:10200"], description="Wyoming addresses")
+    uri: StrList = Field(
+        ["tcp://0.0.0.0:10200"], description="Wyoming addresses: tcp://host:port, unix:///path, stdio://"
+    )
     http: bool = Field(True, description="serve HTTP")
     host: Name = Field("0.0.0.0", description="HTTP address to listen on")
     port: Port = Field(8020, description="HTTP port; 0 takes a free one")
@@ -103,15 +105,21 @@ class Settings(BaseSettings):
     # Discovery
     zeroconf: bool = Field(True, description="announce the Wyoming port on the network")
     zeroconf_name: OptionalName = Field(None, max_length=63, description="instance name, kept for ever")
-    zeroconf_interface: StrList = Field([], description="interfaces to announce on")
+    zeroconf_interface: StrList = Field(
+        [], description="interfaces to announce on, by name or address; none: all that others can reach"
+    )
 
     # Engine and voices
     engine: Annotated[Literal["auto", "espeak"], BeforeValidator(_lower)] = Field("auto", description="who speaks")
-    default_voice: OptionalName = Field(None, description="voice of requests that name none")
+    default_voice: OptionalName = Field(
+        None, description="voice of requests that name none; unset: of the first language set, else the engine's"
+    )
     unknown_voice: Annotated[Literal["error", "default"], BeforeValidator(_lower)] = Field(
         "error", description="a voice that does not exist: refuse, or speak with the default"
     )
-    languages: StrList = Field([], description="languages offered to Home Assistant")
+    languages: StrList = Field(
+        [], description="languages offered to Home Assistant, or all; none: English and the machine's own"
+    )
     voices_dir: Path = Field(Path("voices"), description="folder of stored voices")
     models_dir: Path = Field(Path("models"), description="folder of model files")
     model_path: Path = Field(Path("models/s2-pro-q8_0.gguf"), description="S2 Pro model file")

@@ -436,7 +436,7 @@ async def test_an_engine_that_cannot_start_is_never_ready_and_not_kept_alive(
     answer = await client.answer()
     assert answer.error is not None
     assert answer.error["code"] == "engine-unavailable"
-    assert "fishs2-daemon[preview]" in answer.error["text"]
+    assert "espeakng-loader" in answer.error["text"]
     async with httpx.AsyncClient() as http:
         assert (await http.get(f"{process.url}/health")).json()["status"] == "ok"
         assert (await http.get(f"{process.url}/ready")).status_code == 503

@@ -385,14 +385,8 @@ def _size(size_bytes: int) -> str:
 
 def _request_errors() -> set[type[errors.Fishs2Error]]:
     """The errors that a request can end with: all but those that keep the daemon from starting."""
-    found: set[type[errors.Fishs2Error]] = set()
-    kinds = [errors.Fishs2Error]
-    while kinds:
-        kind = kinds.pop()
-        kinds += kind.__subclasses__()
-        if kind.__module__ == errors.__name__ and kind not in (errors.ConfigError, errors.ListenError):
-            found.add(kind)
-    return found
+    kinds = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.Fishs2Error)}
+    return kinds - {errors.ConfigError, errors.ListenError}
 
 
 def _calls(file: Path, name: str) -> list[ast.Call]:

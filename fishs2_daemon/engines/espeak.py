@@ -137,7 +137,7 @@ class EspeakEngine:
             self._lib = self._ffi.dlopen(library)
         except OSError as error:
             raise EngineError(
-                f"espeak-ng is not installed ({error}): pip install 'fishs2-daemon[preview]', or apt install espeak-ng"
+                f"espeak-ng is not installed ({error}): python3 run.py installs it, or pip install espeakng-loader"
             ) from None
         path = data.encode() if data else self._ffi.NULL
         rate = self._lib.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, _BUFFER_MS, path, _INITIALIZE_DONT_EXIT)

@@ -74,7 +74,7 @@ def _speaks(voice: Voice, offered: set[str]) -> bool:
 
 def _default_languages(service: SpeechService, offered: set[str] | None) -> tuple[str, ...]:
     """Languages of the default voice as loaded; until then, what was asked for."""
-    name = service.settings.default_voice or (service.engine.default_voice if service.engine else None)
+    name = service.default_voice(service.engine) if service.engine else None
     for voice in service.voices():
         if voice.id == name:
             return voice.languages
