@@ -7,6 +7,7 @@
         InvalidRequest
         TextTooLong
         UnknownVoice
+        PeerRefused               not from a network that is answered
       Unavailable                 nobody's fault: the same request may work later
         Busy
         Loading
@@ -58,6 +59,10 @@ class TextTooLong(RequestError):
 
 class UnknownVoice(RequestError):
     code = "unknown-voice"
+
+
+class PeerRefused(RequestError):
+    code = "forbidden"
 
 
 class Unavailable(Fishs2Error):

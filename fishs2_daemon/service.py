@@ -161,23 +161,34 @@ class SpeechService:
         total_ends = asyncio.get_running_loop().time() + settings.total_timeout_s
         while True:
             limit_s = settings.stall_timeout_s if clock.heard_audio else settings.first_audio_timeout_s
-            if feed.is_starved:
-                limit_s += settings.text_timeout_s
-            left_s = total_ends - asyncio.get_running_loop().time()
-            try:
-                with clock:
-                    async with asyncio.timeout(min(limit_s, left_s)):
-                        block = await anext(blocks, None)
-            except TimeoutError:
-                if left_s <= limit_s:
-                    raise DeadlineExceeded(f"the answer took longer than {settings.total_timeout_s:.0f} s") from None
-                what = "no more audio" if clock.heard_audio else "no audio"
-                raise DeadlineExceeded(f"{what} within {limit_s:.0f} s") from None
+            with clock:
+                block = await self._next(blocks, feed, limit_s, total_ends)
             if block is None:
                 return
             for piece in _pieces(block, first=not clock.heard_audio):
                 clock.heard(piece)
                 yield piece
+
+    async def _next(
+        self, blocks: AsyncGenerator[Pcm, None], feed: PhraseFeed, limit_s: float, total_ends: float
+    ) -> Pcm | None:
+        """The next block. While the engine has spoken all of a text that goes on, its silence is not its own."""
+        now = asyncio.get_running_loop().time
+        reading = asyncio.ensure_future(anext(blocks, None))
+        began = now()
+        try:
+            while not reading.done():
+                ends = now() + limit_s if feed.is_starved else max(began, feed.moved_at) + limit_s
+                if now() >= total_ends:
+                    raise DeadlineExceeded(f"the answer took longer than {self.settings.total_timeout_s:.0f} s")
+                if now() >= ends:
+                    raise DeadlineExceeded(f"no audio came for {limit_s:.0f} s")
+                await asyncio.wait([reading], timeout=min(ends, total_ends) - now())
+            return reading.result()
+        finally:
+            if not reading.done():
+                reading.cancel()
+                await asyncio.wait([reading])
 
 
 class _Clock:

@@ -48,6 +48,9 @@ _CHARS_UTF8 = 1
 _ENDPAUSE = 0x1000
 _SENTENCE_ENDS = tuple(".!?…:。！？؟।")
 
+#: The one region by number (UN M.49) that clients have a name for.
+_LATIN_AMERICA = "419"
+
 _GO_ON, _STOP = 0, 1
 
 
@@ -226,7 +229,7 @@ def _languages(tags: list[str]) -> tuple[str, ...]:
     languages = []
     for tag in tags:
         primary, *rest = tag.split("-")
-        if rest and (len(rest[0]) == 2 or rest[0].isdigit()):
+        if rest and (len(rest[0]) == 2 or rest[0] == _LATIN_AMERICA):
             languages.append(f"{primary}-{rest[0].upper()}")
         languages.append(primary)
     return tuple(dict.fromkeys(sorted(languages, key=len, reverse=True)))

@@ -31,6 +31,8 @@ class PhraseFeed:
         self._error: Exception | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended = False
+        #: When a phrase was last taken, or the text ended (the loop's clock).
+        self.moved_at = 0.0
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._read())
@@ -56,7 +58,11 @@ class PhraseFeed:
             if self._error:
                 raise self._error
             raise StopAsyncIteration
+        self._move()
         return phrase
+
+    def _move(self) -> None:
+        self.moved_at = asyncio.get_running_loop().time()
 
     async def _read(self) -> None:
         try:
@@ -69,6 +75,7 @@ class PhraseFeed:
             self._error = error
         finally:
             self._ended = True
+            self._move()
             self._phrases.put_nowait(None)
 
     async def _split_whole(self, text: str) -> None:

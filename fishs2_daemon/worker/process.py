@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 from collections import deque
@@ -27,7 +28,8 @@ HEARTBEAT_S = 1.0
 #: What the service manager tells the daemon, and what only the daemon may know, stays out of the worker.
 _PRIVATE_ENVIRONMENT = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "CREDENTIALS_DIRECTORY", "FISHS2_API_KEYS")
 
-#: Seconds that a killed process may take to be gone.
+#: Seconds that a process may take to be gone after it closed its socket, and after it was killed.
+_DYING_S = 0.5
 _REAP_S = 5.0
 
 
@@ -161,16 +163,19 @@ class WorkerProcess:
             self._killed_because = self._killed_because or reason
             _log.error("killing the worker (pid %d): %s", self.pid, reason)
             with suppress(ProcessLookupError):
-                self._process.kill()
+                os.kill(self.pid, signal.SIGKILL)
 
     async def end(self) -> None:
         """Kill the process where it still runs, and fail what it held."""
         self._writer.close()
+        if self._reader.at_eof():
+            # It is dying by itself; its own status says more than that of our kill.
+            await self._gone_within(_DYING_S)
         if self._process.returncode is None:
+            # Not `Process.kill`, which reaps: asyncio's watcher would then know no status before Python 3.12.
             with suppress(ProcessLookupError):
-                self._process.kill()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), _REAP_S)
+                os.kill(self.pid, signal.SIGKILL)
+        await self._gone_within(_REAP_S)
         gone = self._how_it_ended()
         if not self._info.done():
             self._info.set_exception(EngineUnavailable(gone))
@@ -178,6 +183,10 @@ class WorkerProcess:
         for answer in self._answers.values():
             answer.end(WorkerGone(gone))
         self._answers.clear()
+
+    async def _gone_within(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), seconds)
 
     def _how_it_ended(self) -> str:
         code = self._process.returncode

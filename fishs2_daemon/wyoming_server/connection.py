@@ -7,10 +7,9 @@ cache for good; see `_tell` for how a failure is told instead.
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any
 
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.error import Error
@@ -70,27 +69,34 @@ class Connection:
         self._exchanges: asyncio.Queue[_Exchange | None] = asyncio.Queue()
         self._open_text: TextStream | None = None
         self._unanswered = 0
+        self._unfinished_streams = 0
         self._is_audio_open = False
         self._is_finishing = False
         self._outcome: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        tasks = [asyncio.create_task(self._guard(self._read())), asyncio.create_task(self._guard(self._speak_all()))]
+        tasks = [asyncio.create_task(self._guard(work)) for work in (self._read, self._speak_all)]
         try:
-            error = await self._outcome
+            try:
+                error = await self._outcome
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            if isinstance(error, _PeerGone):
+                self._writer.transport.abort()
+                return
+            if error is not None:
+                self._tell(error)
+            await self._close(linger=error is not None)
         except asyncio.CancelledError:
             self._writer.transport.abort()
             raise
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        if isinstance(error, _PeerGone):
-            self._writer.transport.abort()
-            return
-        if error is not None:
-            self._tell(error)
-        await self._close(linger=error is not None)
+
+    def refuse(self, error: Fishs2Error) -> None:
+        """Before `run`: tell the peer why it is not served, whatever it may ask, and close."""
+        self._unfinished_streams += 1
+        self._end(error)
 
     def finish(self) -> None:
         """Let running answers end, then close."""
@@ -102,10 +108,10 @@ class Connection:
         """Stop now; an answer that is being spoken fails."""
         self._end(ShuttingDown("the daemon is shutting down") if self._unanswered else None)
 
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         """Whatever ends reading or speaking ends the connection."""
         try:
-            await work
+            await work()
         except Exception as error:  # noqa: BLE001 - an edge: no peer and no bug may take the server down
             self._end(error)
 
@@ -150,6 +156,7 @@ class Connection:
         elif SynthesizeStart.is_type(kind):
             if self._open_text is not None:
                 raise ProtocolError("synthesize-start came before the synthesize-stop of the last one")
+            self._unfinished_streams += 1
             self._open_text = TextStream(self._settings.max_text_chars)
             self._begin(request_of(event, self._open_text), is_streamed=True)
         elif SynthesizeChunk.is_type(kind):
@@ -187,6 +194,7 @@ class Connection:
         self._is_audio_open = False
         if exchange.is_streamed:
             await self._write(SynthesizeStopped().event())
+            self._unfinished_streams -= 1
 
     async def _write_audio(self, block: Pcm) -> None:
         chunk = AudioChunk(block.sample_rate, _WIDTH_BYTES, _CHANNELS, block.samples).event()
@@ -206,10 +214,11 @@ class Connection:
             raise _PeerGone from error
 
     def _tell(self, error: BaseException) -> None:
-        """`error`, and if audio has begun, half an event.
+        """`error`, and in the middle of an answer or a stream, half an event.
 
-        Home Assistant from 2026.9 on raises on `error`. Older ones ignore it, but fail on the half event, so that
-        neither keeps the stump of an answer.
+        Home Assistant from 2026.9 on raises on `error`. Older ones ignore it, but fail on the half event: neither
+        keeps the stump of an answer. In a stream they would keep even an answer without any audio, and play it
+        until their cache is cleared. Before the audio of a plain `synthesize`, the end alone says it better.
         """
         if isinstance(error, Fishs2Error):
             text, code = str(error), error.code
@@ -218,7 +227,7 @@ class Connection:
             text, code = "internal error; the daemon's log says more", Fishs2Error.code
         _log.info("a Wyoming request failed: %s (%s)", text, code)
         self._writer.write(framing.encode(Error(text=text, code=code).event()))
-        if self._is_audio_open:
+        if self._is_audio_open or self._unfinished_streams:
             self._writer.write(_HALF_EVENT)
 
     async def _close(self, *, linger: bool) -> None:

@@ -57,7 +57,8 @@ def _tts_voice(voice: Voice, maker: Attribution) -> TtsVoice:
 
 
 def _offered_languages(configured: Iterable[str]) -> set[str] | None:
-    """Lower-case tags, or None for all. Few by default: Home Assistant preselects the alphabetically first one."""
+    """Lower-case tags, or None for all. Few by default: Home Assistant preselects the alphabetically first one, and
+    before 2026.9 any one."""
     tags = {tag.replace("_", "-").lower() for tag in configured}
     if "all" in tags or "*" in tags:
         return None

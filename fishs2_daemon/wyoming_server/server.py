@@ -6,15 +6,16 @@ import socket
 import sys
 from collections.abc import Iterable
 
-from wyoming.error import Error
-
-from fishs2_daemon.errors import ListenError
+from fishs2_daemon.errors import Busy, ListenError, PeerRefused
 from fishs2_daemon.peers import is_allowed
 from fishs2_daemon.service import SpeechService
 from fishs2_daemon.wyoming_server import framing
 from fishs2_daemon.wyoming_server.connection import Connection
 
 _log = logging.getLogger(__name__)
+
+#: Refused connections that may take their time to read why; further ones are dropped without a word.
+MAX_REFUSED = 64
 
 
 class WyomingServer:
@@ -25,6 +26,7 @@ class WyomingServer:
         self._settings = service.settings
         self._servers: list[asyncio.Server] = []
         self._connections: dict[Connection, asyncio.Task[None]] = {}
+        self._refused: set[asyncio.Task[None]] = set()
         self._gauge = service.metrics.connections.labels(door="wyoming")
 
     async def start(self, sockets: Iterable[socket.socket]) -> None:
@@ -54,19 +56,28 @@ class WyomingServer:
             for connection in list(self._connections):
                 connection.abort()
             await asyncio.wait(tasks, timeout=self._settings.cancel_timeout_s)
+        tasks += self._refused
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = writer.get_extra_info("peername")
+        connection = Connection(reader, writer, self._service)
         if not is_allowed(peer, self._settings.allowed_networks):
             _log.warning("refused %s: not in FISHS2_ALLOWED_NETWORKS", peer)
-            self._refuse(writer, "your address is not in FISHS2_ALLOWED_NETWORKS of this server", "forbidden")
-        elif len(self._connections) >= self._settings.max_connections:
-            self._refuse(writer, f"more than {self._settings.max_connections} connections; try again", "busy")
+            connection.refuse(PeerRefused("your address is not in FISHS2_ALLOWED_NETWORKS of this server"))
+        elif len(self._connections) < self._settings.max_connections:
+            self._serve(connection)
+            return
         else:
-            self._serve(Connection(reader, writer, self._service))
+            connection.refuse(Busy(f"more than {self._settings.max_connections} connections; try again"))
+        if len(self._refused) >= MAX_REFUSED:
+            writer.transport.abort()
+            return
+        task = asyncio.create_task(connection.run())
+        self._refused.add(task)
+        task.add_done_callback(self._refused.discard)
 
     def _serve(self, connection: Connection) -> asyncio.Task[None]:
         task = self._connections[connection] = asyncio.create_task(connection.run())
@@ -78,10 +89,6 @@ class WyomingServer:
 
         task.add_done_callback(ended)
         return task
-
-    def _refuse(self, writer: asyncio.StreamWriter, text: str, code: str) -> None:
-        writer.write(framing.encode(Error(text=text, code=code).event()))
-        writer.close()
 
 
 async def _standard_streams() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

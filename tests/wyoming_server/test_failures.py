@@ -93,6 +93,19 @@ async def test_a_hung_worker_is_killed_and_replaced(door: Door) -> None:
     assert (await client.answer()).audio
 
 
+async def test_a_stream_that_fails_before_its_audio_is_broken_off_too(door: Door) -> None:
+    door.speech.settings.first_audio_timeout_s = 0.2
+    door.speech.worker.suspend()
+    client = await door.connect()
+    await client.send("synthesize-start")
+    await client.send("synthesize-chunk", text="Hello there. And")
+    await client.send("synthesize-stop")
+    answer = await client.answer()
+    assert answer.kinds == ["error"]
+    assert answer.is_broken_off
+    door.speech.worker.resume()
+
+
 async def test_no_audio_in_time_is_an_error(door: Door) -> None:
     door.speech.settings.first_audio_timeout_s = 0.2
     door.speech.worker.suspend()
@@ -241,7 +254,9 @@ async def test_a_bad_request_is_one_error_that_says_what_is_wrong(
     assert answer.error is not None
     assert answer.error["code"] == code
     assert says in answer.error["text"]
-    assert answer.is_closed
+    # Old versions of Home Assistant would keep the end of a stream without audio as its answer, for good.
+    assert answer.is_broken_off is any(kind == "synthesize-start" for kind, _ in events)
+    assert answer.is_closed is not answer.is_broken_off
 
 
 async def test_an_unknown_voice_may_be_set_to_mean_the_default(door: Door) -> None:
@@ -268,10 +283,11 @@ async def test_connections_are_bounded(door: Door) -> None:
         await client.send("ping")
         assert await client.receive()
     refused = await door.connect()
+    await refused.send("synthesize", text="What is sent unasked must not cost the peer our error.")
     answer = await refused.answer()
     assert answer.error is not None
     assert answer.error["code"] == "busy"
-    assert answer.is_closed
+    assert answer.is_broken_off
     await clients[0].close()
     async with asyncio.timeout(5):
         while True:
