@@ -46,7 +46,7 @@ class Admission:
                 # The slot was given in the very moment of giving up: pass it on.
                 self.running -= 1
                 self._admit()
-            else:
+            elif turn in self._waiting:  # else a slot that became free in that moment has passed it over
                 self._waiting.remove(turn)
             if isinstance(error, TimeoutError):
                 raise Busy(f"no slot became free within {timeout_s:.0f} s; try again", retry_after_s=5) from None

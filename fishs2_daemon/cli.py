@@ -87,7 +87,9 @@ def say(
 
     settings = configuration.load(engine=engine, log_level=log_level)
     logs.configure(settings)
-    asyncio.run(saying.say(settings, sys.stdin.read() if text == "-" else text, voice, output))
+    if text == "-":
+        text = sys.stdin.buffer.read().decode("utf-8", "replace")
+    asyncio.run(saying.say(settings, text, voice, output))
 
 
 @app.command()
@@ -133,6 +135,8 @@ def main() -> None:
         sys.exit(_failed(error, EXIT_FAILED))
     except KeyboardInterrupt:
         sys.exit(130)
+    except asyncio.CancelledError:  # SIGTERM
+        sys.exit(143)
 
 
 def _failed(error: Fishs2Error, status: int) -> int:

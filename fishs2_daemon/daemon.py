@@ -16,7 +16,7 @@ from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.notify import Notifier
 from fishs2_daemon.service import SpeechService
 from fishs2_daemon.settings import Settings
-from fishs2_daemon.sockets import DoorSockets, name_of, open_doors
+from fishs2_daemon.sockets import DoorSockets, name_of, open_doors, parse_uri
 from fishs2_daemon.speech import EngineState
 from fishs2_daemon.worker.supervisor import Supervisor
 from fishs2_daemon.wyoming_server.server import WyomingServer
@@ -183,6 +183,8 @@ class Daemon:
 
 async def serve(settings: Settings, overrides: Mapping[str, Any]) -> None:
     """Print the settings once, then serve until a signal ends it. Raises `ConfigError` or `ListenError`."""
+    for uri in settings.uri:
+        parse_uri(uri)  # a wrong one is told before anything else is
     for line in configuration.describe(settings):
         _log.info("%s", line)
     names = configuration.given_names()

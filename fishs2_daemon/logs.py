@@ -25,8 +25,7 @@ class _JournalFormatter(logging.Formatter):
 def configure(settings: Settings) -> None:
     """Set up the root logger. Raises `ConfigError` where the log file cannot be opened."""
     console = logging.StreamHandler(sys.stderr)
-    in_journal = "JOURNAL_STREAM" in os.environ
-    console.setFormatter(_JournalFormatter(_JOURNAL_FORMAT) if in_journal else logging.Formatter(_FORMAT))
+    console.setFormatter(_JournalFormatter(_JOURNAL_FORMAT) if _is_journal() else logging.Formatter(_FORMAT))
     handlers: list[logging.Handler] = [console]
     if settings.logs_dir:
         path = settings.logs_dir / settings.app_log_file
@@ -41,6 +40,15 @@ def configure(settings: Settings) -> None:
         handlers.append(file)
     logging.basicConfig(handlers=handlers, force=True)
     set_level(settings)
+
+
+def _is_journal() -> bool:
+    """systemd.exec(5): JOURNAL_STREAM is inherited by whatever a service starts, so stderr itself must be the one."""
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def set_level(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import wave
@@ -37,6 +38,9 @@ async def say(settings: Settings, text: str, voice: str | None, output: str | No
     A file appears whole or not at all. Raises `InvalidRequest` where it cannot be written or nothing here can play.
     """
     request = SpeechRequest(text, voice=voice)
+    if task := asyncio.current_task():
+        # Ended by SIGTERM or by Ctrl-C, it cleans up.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     if output == _STDOUT:
         async with running_service(settings) as (service, _):
             await _stream(service, request)
@@ -70,7 +74,8 @@ async def voices(settings: Settings, language: str | None) -> list[Voice]:
 def _check(target: Path) -> None:
     if target.suffix.lower() not in ("", ".wav"):
         raise InvalidRequest(f"-o {target}: allowed: a name that ends in .wav, the only format so far")
-    if not target.parent.is_dir() or target.is_dir():
+    # Only a regular file is replaced: never a device or a pipe.
+    if not target.parent.is_dir() or (target.exists() and not target.is_file()):
         raise InvalidRequest(f"-o {target}: allowed: the path of a file in a folder that exists")
 
 

@@ -95,10 +95,10 @@ def listen_tcp(host: str, port: int) -> list[socket.socket]:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
             sock.bind(address)
             _listen(sock)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a host that no resolver takes
         for sock in sockets:
             sock.close()
-        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+        raise ListenError(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}") from None
     return sockets
 
 
@@ -111,9 +111,9 @@ def listen_unix(path: Path) -> socket.socket:
                 path.unlink()
         sock.bind(str(path))
         _listen(sock)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         sock.close()
-        raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from None
+        raise ListenError(f"cannot listen on {path}: {getattr(error, 'strerror', None) or error}") from None
     return sock
 
 
@@ -134,13 +134,15 @@ def adopt(environ: MutableMapping[str, str] = os.environ) -> dict[str, list[sock
         try:
             os.set_inheritable(descriptor, False)
             sock = socket.socket(fileno=descriptor)
+            adopted.setdefault("http" if "http" in name.lower() else "wyoming", []).append(sock)
             listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError as error:
+            _close(adopted)
             raise ConfigError(f"LISTEN_FDS: descriptor {descriptor} ({name}) is not a socket: {error}") from None
         if not listening or sock.type != socket.SOCK_STREAM:
+            _close(adopted)
             raise ConfigError(f"LISTEN_FDS: descriptor {descriptor} ({name}) is not a listening stream socket")
         sock.setblocking(False)
-        adopted.setdefault("http" if "http" in name.lower() else "wyoming", []).append(sock)
     return adopted
 
 
@@ -153,6 +155,12 @@ def name_of(sock: socket.socket) -> str:
     return f"tcp://{host}:{address[1]}"
 
 
+def _close(adopted: dict[str, list[socket.socket]]) -> None:
+    for sockets in adopted.values():
+        for sock in sockets:
+            sock.close()
+
+
 def _listen(sock: socket.socket) -> None:
     sock.listen(BACKLOG)
     sock.setblocking(False)
@@ -163,6 +171,8 @@ def _is_alive(path: Path) -> bool:
         probe.settimeout(1)
         try:
             probe.connect(str(path))
-        except OSError:
+        except (ConnectionRefusedError, FileNotFoundError):
             return False
+        except OSError:
+            return True  # busy, of another kind, or not ours to ask: somebody's
         return True

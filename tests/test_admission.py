@@ -1,7 +1,6 @@
 """The queue in front of the engine: first come, first served; bounded; and no slot is ever lost."""
 
 import asyncio
-from contextlib import suppress
 
 import pytest
 from hypothesis import settings
@@ -15,30 +14,25 @@ PATIENT_S = 60.0
 
 
 class Speaker:
-    """A request: it holds its slot until `leave`, and notes in `admitted` when its turn came."""
+    """A request: it holds its slot until it may leave."""
 
-    def __init__(self, admission: Admission, admitted: "list[Speaker]", max_waiting: int, timeout_s: float) -> None:
+    def __init__(self, admission: Admission, max_waiting: int, timeout_s: float) -> None:
+        self.was_admitted = False
         self.is_inside = False
-        self.outcome: Busy | None = None
-        self._admission = admission
-        self._admitted = admitted
-        self._may_leave = asyncio.Event()
-        self.task = asyncio.ensure_future(self._speak(max_waiting, timeout_s))
+        self.refusal: Busy | None = None
+        self.may_leave = asyncio.Event()
+        self._slot = admission.slot(max_waiting, timeout_s)
 
-    def leave(self) -> None:
-        self._may_leave.set()
-
-    async def _speak(self, max_waiting: int, timeout_s: float) -> None:
+    async def speak(self) -> None:
         try:
-            async with self._admission.slot(max_waiting, timeout_s):
-                self.is_inside = True
-                self._admitted.append(self)
+            async with self._slot:
+                self.was_admitted = self.is_inside = True
                 try:
-                    await self._may_leave.wait()
+                    await self.may_leave.wait()
                 finally:
                     self.is_inside = False
         except Busy as busy:
-            self.outcome = busy
+            self.refusal = busy
 
 
 class _Clocked(asyncio.SelectorEventLoop):
@@ -60,10 +54,8 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.loop = _Clocked()
         self.admission = Admission()
         self.most_slots = self.admission.slots
-        self.come: list[Speaker] = []
-        self.admitted: list[Speaker] = []
-        self.cancelled: set[Speaker] = set()
-        self.settled = True
+        self.tasks: dict[Speaker, asyncio.Task[None]] = {}  # in the order in which they came
+        self.is_quiet = True
 
     def turn(self) -> None:
         """One turn of the loop: what is ready now runs, and nothing that it makes ready."""
@@ -71,32 +63,26 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.loop.run_forever()
 
     @rule(target=speakers, max_waiting=st.integers(0, 4), timeout_s=st.sampled_from([0.5, 1.0, PATIENT_S]))
-    def come_in(self, max_waiting: int, timeout_s: float) -> Speaker:
-        """A request arrives; its first step runs in the next turn."""
-        asyncio.set_event_loop(None)
-        speaker = self.loop.run_until_complete(self._make(max_waiting, timeout_s))
-        self.come.append(speaker)
-        self.settled = False
+    def come(self, max_waiting: int, timeout_s: float) -> Speaker:
+        speaker = Speaker(self.admission, max_waiting, timeout_s)
+        self.tasks[speaker] = self.loop.create_task(speaker.speak())
+        self.is_quiet = False
         return speaker
-
-    async def _make(self, max_waiting: int, timeout_s: float) -> Speaker:
-        return Speaker(self.admission, self.admitted, max_waiting, timeout_s)
 
     @rule(speaker=consumes(speakers))
     def leave(self, speaker: Speaker) -> None:
-        speaker.leave()
-        self.settled = False
+        speaker.may_leave.set()
+        self.is_quiet = False
 
     @rule(speaker=consumes(speakers))
     def cancel(self, speaker: Speaker) -> None:
-        self.cancelled.add(speaker)
-        speaker.task.cancel()
-        self.settled = False
+        self.tasks[speaker].cancel()
+        self.is_quiet = False
 
     @rule(seconds=st.sampled_from([0.3, 0.5, 2.0]))
     def pass_time(self, seconds: float) -> None:
         self.loop.now_s += seconds
-        self.settled = False
+        self.is_quiet = False
 
     @rule()
     def one_turn(self) -> None:
@@ -104,11 +90,11 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        for _ in range(12):
+        for _ in range(6 + 4 * len(self.tasks)):
             self.turn()
-        self.settled = True
+        self.is_quiet = True
 
-    @precondition(lambda self: self.settled)
+    @precondition(lambda self: self.is_quiet)
     @rule(slots=st.integers(1, 3))
     def resize(self, slots: int) -> None:
         """The engine came back with another number of slots."""
@@ -117,46 +103,90 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @invariant()
     def never_more_than_the_slots_speak(self) -> None:
-        assert sum(speaker.is_inside for speaker in self.come) <= self.admission.running <= self.most_slots
-        assert self.admission.waiting >= 0
-
-    @invariant()
-    def nobody_overtakes(self) -> None:
-        places = [self.come.index(speaker) for speaker in self.admitted]
-        assert places == sorted(places)
-
-    @invariant()
-    def the_books_agree_once_all_is_quiet(self) -> None:
-        if self.settled:
-            waiting = [speaker for speaker in self.come if not speaker.task.done() and not speaker.is_inside]
-            assert self.admission.running == sum(speaker.is_inside for speaker in self.come)
-            assert self.admission.waiting == len(waiting)
-            if waiting and self.admission.slots == self.most_slots:
-                assert self.admission.running > 0, "somebody waits for nobody"
+        assert sum(speaker.is_inside for speaker in self.tasks) <= self.admission.running <= self.most_slots
 
     @invariant()
     def a_request_ends_spoken_refused_or_cancelled(self) -> None:
-        for speaker in self.come:
-            if speaker.task.done() and not speaker.task.cancelled():
-                assert speaker.task.exception() is None
-                assert (speaker.outcome is not None) == (speaker not in self.admitted)
+        for speaker, task in self.tasks.items():
+            if task.done() and not task.cancelled():
+                assert task.exception() is None
+                assert (speaker.refusal is None) == speaker.was_admitted
+
+    @precondition(lambda self: self.is_quiet)
+    @invariant()
+    def the_books_agree(self) -> None:
+        inside = [speaker for speaker in self.tasks if speaker.is_inside]
+        waiting = self.waiting()
+        assert (self.admission.running, self.admission.waiting) == (len(inside), len(waiting))
+        assert inside or not waiting, "somebody waits for nobody"
+
+    @precondition(lambda self: self.is_quiet)
+    @invariant()
+    def nobody_overtakes_who_still_waits(self) -> None:
+        places = {speaker: place for place, speaker in enumerate(self.tasks)}
+        last_admitted = max((places[speaker] for speaker in self.tasks if speaker.was_admitted), default=-1)
+        assert all(places[speaker] > last_admitted for speaker in self.waiting())
+
+    def waiting(self) -> list[Speaker]:
+        return [speaker for speaker, task in self.tasks.items() if not task.done() and not speaker.is_inside]
 
     def teardown(self) -> None:
         try:
-            for speaker in self.come:
-                speaker.task.cancel()
+            for task in self.tasks.values():
+                task.cancel()
             self.settle()
-            assert all(speaker.task.done() for speaker in self.come)
+            assert all(task.done() for task in self.tasks.values())
             assert (self.admission.running, self.admission.waiting) == (0, 0), "a slot was lost"
-            self.admission.slots = 1
-            self.loop.run_until_complete(self._fits_at_once())
+            last = Speaker(self.admission, 0, 0.5)
+            last.may_leave.set()
+            self.tasks[last] = self.loop.create_task(last.speak())
+            self.settle()
+            assert last.was_admitted, "a free slot was refused"
+            assert self.admission.running == 0
         finally:
             self.loop.close()
 
-    async def _fits_at_once(self) -> None:
-        async with self.admission.slot(0, 0):
-            assert self.admission.running == 1
 
-
-AdmissionMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+AdmissionMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestAdmission = AdmissionMachine.TestCase
+
+
+async def test_a_full_queue_is_refused_at_once_with_a_hint() -> None:
+    admission = Admission()
+    async with admission.slot(0, PATIENT_S):
+        with pytest.raises(Busy, match="1 texts are being spoken and 0 wait") as busy:
+            await admission.slot(0, PATIENT_S).__aenter__()
+        assert busy.value.retry_after_s == 1
+        assert (admission.running, admission.waiting) == (1, 0)
+
+
+async def test_a_wait_ends_with_its_timeout() -> None:
+    admission = Admission()
+    async with admission.slot(1, PATIENT_S):
+        with pytest.raises(Busy, match="no slot became free within 0 s") as busy:
+            await admission.slot(1, 0.01).__aenter__()
+        assert busy.value.retry_after_s == 5
+        assert (admission.running, admission.waiting) == (1, 0)
+
+
+async def test_what_fails_inside_gives_its_slot_back_and_surfaces() -> None:
+    admission = Admission()
+    with pytest.raises(ZeroDivisionError):
+        async with admission.slot(0, PATIENT_S):
+            raise ZeroDivisionError
+    assert admission.running == 0
+
+
+async def test_waiters_come_in_one_by_one_in_their_order() -> None:
+    admission, order = Admission(), []
+
+    async def speak(number: int) -> None:
+        async with admission.slot(99, PATIENT_S):
+            assert admission.running == 1
+            order.append(number)
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(20):
+            tasks.create_task(speak(number))
+    assert order == list(range(20))

@@ -89,6 +89,8 @@ async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
         values = {"FISHS2_URI": f"tcp://127.0.0.1:{wyoming}", "FISHS2_PORT": str(http), "FISHS2_HOST": "127.0.0.1"}
         values |= {"FISHS2_ZEROCONF": "false", **environment}
         with log.open("wb") as file:
+            status = os.fstat(file.fileno())
+            values = {name: value.format(stderr=f"{status.st_dev}:{status.st_ino}") for name, value in values.items()}
             process = subprocess.Popen(
                 [*(command or []), str(PROGRAM), "serve", *flags],
                 stderr=file,
@@ -463,7 +465,7 @@ async def test_sockets_of_systemd_are_adopted(launch: Launch) -> None:
 
 
 async def test_log_lines_of_the_journal_carry_their_severity(launch: Launch) -> None:
-    process = launch(JOURNAL_STREAM="1:2", FISHS2_LOGS_DIR="logs", FISHS2_PROT="1")
+    process = launch(JOURNAL_STREAM="{stderr}", FISHS2_LOGS_DIR="logs", FISHS2_PROT="1")
     await process.says("ready")
     lines = process.log.read_text().splitlines()
     assert all(line[0] == "<" and line[2] == ">" for line in lines)

@@ -39,6 +39,7 @@ void espeak_SetSynthCallback(t_espeak_callback *SynthCallback);
 int espeak_Synth(const void *text, size_t size, unsigned int position, int position_type, unsigned int end_position,
                  unsigned int flags, unsigned int *unique_identifier, void *user_data);
 int espeak_SetVoiceByName(const char *name);
+int espeak_SetParameter(int parameter, int value, int relative);
 const espeak_VOICE **espeak_ListVoices(espeak_VOICE *voice_spec);
 int espeak_Terminate(void);
 """
@@ -46,6 +47,7 @@ _AUDIO_OUTPUT_SYNCHRONOUS = 2
 _INITIALIZE_DONT_EXIT = 0x8000
 _CHARS_UTF8 = 1
 _ENDPAUSE = 0x1000
+_RATE, _WORDS_PER_MINUTE = 1, 175
 _SENTENCE_ENDS = tuple(".!?…:。！？؟।")
 
 #: The one region by number (UN M.49) that clients have a name for.
@@ -100,7 +102,7 @@ class EspeakEngine:
         self._lib: Any = None
         self._callback: Any = None
         self._sink: _Sink | None = None
-        self._voice = ""
+        self._voice: str | None = None
         self._identifiers: dict[str, bytes] = {}
         self._info: EngineInfo | None = None
 
@@ -209,8 +211,10 @@ class EspeakEngine:
             return
         identifier = self._identifiers.get(voice)
         if identifier is None or self._lib.espeak_SetVoiceByName(identifier) != 0:
-            self._voice = ""
+            self._voice = None
             raise EngineError(f"espeak-ng cannot load the voice {voice!r}")
+        # Some voices set a pace of their own, and the library keeps it for the voices after them until a rate is set.
+        self._lib.espeak_SetParameter(_RATE, _WORDS_PER_MINUTE, 0)
         self._voice = voice
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Self
 
-from fishs2_daemon.errors import DeadlineExceeded, TextTooLong
+from fishs2_daemon.errors import DeadlineExceeded, SynthesisError, TextTooLong
 from fishs2_daemon.text.phrases import PhraseSplitter
 
 #: A writer that is silent for this long has paused, as a language model does that calls a tool: what is finished so
@@ -13,6 +13,9 @@ PAUSE_S = 0.3
 
 #: A whole text is split in steps of this many characters, with the loop free in between.
 _STEP = 4096
+
+#: What a text's iterator may take to end when nobody wants the text any more.
+_CLOSING_S = 1.0
 
 
 class PhraseFeed:
@@ -98,9 +101,15 @@ class PhraseFeed:
                 self._put(self._splitter.pause())
                 if not (await asyncio.wait([reading], timeout=self._timeout_s))[0]:
                     raise DeadlineExceeded(f"no text came for {self._timeout_s:.0f} s")
+            if reading.cancelled():
+                raise SynthesisError("the text was broken off")
             return reading.result()
         finally:
-            reading.cancel()
+            if not reading.done():
+                reading.cancel()
+                await asyncio.wait([reading], timeout=_CLOSING_S)
+                if reading.done() and not reading.cancelled():
+                    reading.exception()  # nobody wants the text any more
 
     def _put(self, phrases: Iterable[str]) -> None:
         for phrase in phrases:

@@ -20,8 +20,13 @@ LONGEST = 300
 #: The detector searches its whole buffer for each chunk; small bites keep that linear for long texts.
 _BITE = 256
 
-_CLAUSE_END = re.compile(r"[,;:–—](?=\s)|[,;:]['\"”’»)\]](?=\s)|[、，；：,؛]|[.!?…。！？]+['\"”’»)\]]*(?=\s)")
+#: A full stop counts behind five letters or more: behind fewer it may be an abbreviation's (Dr., e.g., Prof.).
+_CLAUSE_END = re.compile(
+    r"[,;:–—](?=\s)|[,;:]['\"”’»)\]](?=\s)|[、，；：،؛]|(?:(?<=\w{5})\.|[!?…。！？])[.!?…。！？]*['\"”’»)\]]*(?=\s)"
+)
 _SENTENCE_END = re.compile(r"[.!?…。！？؟।॥]['\"”’»)\]」』]*\s*$")
+#: Markdown's stars around words and in front of list items.
+_STARS = re.compile(r"^\s*\*+|(?<!\w)\*+(?=\S)|(?<=\S)\*+(?!\w)", re.MULTILINE)
 _SPACE = re.compile(r"\s")
 
 #: Control characters (a NUL would end the text for a C library) and halves of surrogate pairs mean nothing aloud.
@@ -83,7 +88,7 @@ class PhraseSplitter:
         return clause.end() if clause else 0
 
     def _cut(self, sentence: str) -> Iterator[str]:
-        rest = " ".join(sentence.split())
+        rest = " ".join(_STARS.sub("", sentence).split())
         while rest:
             longest = LONGEST if self._started else FIRST_LONGEST
             at = len(rest) if len(rest) <= longest else _cut_point(rest, longest)

@@ -83,7 +83,7 @@ def text_frame(kind: Kind, utterance: int, text: str) -> Frame:
 def fields_of(frame: Frame) -> dict[str, Any]:
     try:
         fields = json.loads(frame.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
         raise ProtocolError(f"worker frame {frame.kind.name}: not a JSON object")
@@ -105,6 +105,8 @@ def credit_frame(utterance: int, consumed: int) -> Frame:
 
 
 def credit_of(frame: Frame) -> int:
+    if len(frame.body) != _U32.size:
+        raise ProtocolError("worker frame CREDIT: not a number")
     return int(_U32.unpack(frame.body)[0])
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fishs2_daemon.errors import DeadlineExceeded, TextTooLong
+from fishs2_daemon.errors import DeadlineExceeded, SynthesisError, TextTooLong
 from fishs2_daemon.text.feed import PhraseFeed
 from fishs2_daemon.text.phrases import PhraseSplitter
 
@@ -196,6 +196,17 @@ async def test_the_error_of_the_text_itself_surfaces_after_the_phrases_before() 
             await anext(feed)
 
 
+async def test_a_text_that_is_cancelled_on_its_own_is_no_complete_text() -> None:
+    async def text() -> AsyncGenerator[str, None]:
+        yield "It went well. Then it"
+        other = asyncio.get_running_loop().create_future()
+        other.cancel()
+        await other
+
+    async with feed_of(text()) as feed:
+        assert (await phrases_before(feed, SynthesisError))[0] == ["It went well."]
+
+
 async def test_what_is_no_text_at_all_is_an_error_and_no_hang() -> None:
     async def numbers() -> AsyncGenerator[str, None]:
         yield 7  # type: ignore[misc]
@@ -312,6 +323,21 @@ async def test_a_generator_can_be_closed_right_after_the_feed_was_left() -> None
     await asyncio.sleep(0)
     await writer.aclose()
     assert closed
+
+
+async def test_leaving_waits_for_the_reading_to_end_and_wants_no_error_of_it() -> None:
+    async def text() -> AsyncGenerator[str, None]:
+        try:
+            yield "First. Second"
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            raise ValueError("the writer cannot even end")
+
+    writer = text()
+    async with feed_of(writer) as feed:
+        assert await anext(feed) == "First."
+    await writer.aclose()
 
 
 # Whose silence it is

@@ -29,7 +29,8 @@ HOSTILE = [
 
 def phrases_of(chunks: Iterable[str | None]) -> list[str]:
     """The phrases of a text that arrives in `chunks`; None is a pause."""
-    splitter, phrases = PhraseSplitter(), []
+    splitter = PhraseSplitter()
+    phrases: list[str] = []
     for chunk in chunks:
         phrases += splitter.pause() if chunk is None else splitter.feed(chunk)
     return [*phrases, *splitter.finish()]
@@ -97,18 +98,19 @@ def test_a_text_that_says_nothing_has_no_phrases_and_any_other_has_some(text: st
     assert bool(phrases_of([text])) == is_speakable(essence(text))
 
 
-@pytest.mark.parametrize(("length", "size"), [(2_000, 1), (10_000, 7), (100_000, 4096), (100_000, 100_000)])
 @pytest.mark.parametrize("pattern", HOSTILE)
-def test_what_waits_is_bounded_for_hostile_texts(pattern: str, length: int, size: int) -> None:
+def test_what_waits_is_bounded_for_hostile_texts(pattern: str) -> None:
     """Each step looks at what waits, so a bound on it makes the whole linear."""
-    text = (pattern * length)[:length]
-    splitter, phrases = PhraseSplitter(), []
-    for start in range(0, length, size):
-        phrases += splitter.feed(text[start : start + size])
-        assert len(splitter._pending) <= LONGEST
-    phrases += splitter.finish()
-    assert_nothing_lost(phrases, text)
-    assert_well_formed(phrases)
+    for length, size in ((2_000, 1), (10_000, 7), (100_000, 4096), (100_000, 100_000)):
+        text = (pattern * length)[:length]
+        splitter = PhraseSplitter()
+        phrases: list[str] = []
+        for start in range(0, length, size):
+            phrases += splitter.feed(text[start : start + size])
+            assert len(splitter._pending) <= LONGEST
+        phrases += splitter.finish()
+        assert_nothing_lost(phrases, text)
+        assert_well_formed(phrases)
 
 
 @pytest.mark.parametrize("size", [1, 50])
@@ -196,6 +198,20 @@ def test_they_are_not_cut_in_a_later_sentence_either(sentence: str, by_letter: b
     assert phrases_of(text if by_letter else [text])[-2:] == [sentence, "Then nothing."]
 
 
+UNBREAKABLE = [
+    "3.14159", "1,000,000", "1.2.3", "10:30", "Dr. Smith", "St. Ives", "J. R. R. Tolkien", "e.g. a", "No. 5",
+    "U.S. Army", "example.com",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("by_letter", [False, True])
+@pytest.mark.parametrize("lead", ["It is told by those who were there that", "one two three four five six " * 11])
+@pytest.mark.parametrize("unbreakable", UNBREAKABLE)
+def test_they_are_not_cut_where_a_phrase_may_end_either(unbreakable: str, lead: str, by_letter: bool) -> None:
+    text = f"{lead} {unbreakable} was all that the others had to say about it and went on"
+    assert any(unbreakable in phrase for phrase in phrases_of(text if by_letter else [text]))
+
+
 # Other scripts
 
 SCRIPTS = {
@@ -213,6 +229,11 @@ def test_sentences_of_other_scripts_are_found(script: str, by_letter: bool) -> N
     sentences = SCRIPTS[script]
     text = ("" if script in ("Chinese", "Japanese") else " ").join(sentences)
     assert phrases_of(text if by_letter else [text]) == sentences
+
+
+def test_an_arabic_comma_ends_the_first_clause() -> None:
+    clauses = ["هذا نص طويل جدا يستمر ويستمر،", "ثم يأتي نص آخر"]
+    assert phrases_of([" ".join(clauses)]) == clauses
 
 
 def test_a_long_chinese_text_without_a_full_stop_is_cut_at_its_commas() -> None:
@@ -274,3 +295,16 @@ def test_control_characters_part_words_as_spaces_do() -> None:
 
 def test_markdown_stars_around_words_are_not_spoken() -> None:
     assert phrases_of(["It *is* **so**. Then:\n* this\n* that"]) == ["It is so.", "Then: this that"]
+    assert phrases_of(["This is **very important**, he said to the *whole* crowd"]) == [
+        "This is very important,",
+        "he said to the whole crowd",
+    ]
+    assert phrases_of(["And these are the things you need:\n* milk\n* (**good**) bread"]) == [
+        "And these are the things you need:",
+        "milk (good) bread",
+    ]
+
+
+def test_stars_that_multiply_are_spoken() -> None:
+    for text in ("2 * 3 is 6", "2*3 is 6"):
+        assert phrases_of([text]) == [text]
