@@ -17,6 +17,7 @@
         DeadlineExceeded
         WorkerCrashed
         EngineError               the engine reported a failure of its own
+          ModelFileError, PromptError, ShapeError, UnsupportedOperation    drawn where the S2 engine has them
       ProtocolError               a peer broke the wire format
 
 `code` is the stable, machine-readable name that doors put beside the text.

@@ -126,7 +126,7 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture
 def ready(project: Project) -> Project:
-    project.stamp("preview", "test")
+    project.stamp("preview", "s2", "test")
     return project
 
 
@@ -345,13 +345,27 @@ def test_installs_again_when_pyproject_changes(ready: Project) -> None:
 
 def test_more_extras_are_added_and_never_taken_away(project: Project) -> None:
     project.stamp("preview")
+    with_compiler = any(map(shutil.which, ("c++", "g++", "clang++")))
+    extras = ".[preview,s2,test]" if with_compiler else ".[preview,test]"
     assert project.call("setup").status == 0
-    assert project.installations[-1].endswith(".[preview,test]")
+    assert project.installations[-1].endswith(extras)
     project.call("doctor")
     assert len(project.installations) == 1
     (project.root / "pyproject.toml").write_text("[project]\nname = 'x'\n")
     project.call("doctor")
-    assert project.installations[-1].endswith(".[preview,test]")
+    assert project.installations[-1].endswith(extras)
+
+
+def test_without_a_compiler_the_tests_of_the_s2_engine_are_left_out_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _load(ROOT / "run.py")
+    installed: list[frozenset[str]] = []
+    monkeypatch.setattr(run, "install", installed.append)
+    monkeypatch.setenv("PATH", "")
+    run.install_for_tests()
+    assert installed == [frozenset({"preview", "test"})]
+    assert "no C++ compiler" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stamp", [b"", b"\xff\xfe", b"0000\npreview\n"])

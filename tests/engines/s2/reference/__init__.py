@@ -9,7 +9,7 @@
     codec_decode     codes to samples, whole or with carried state                          (7.3, 7.5)
     codec_encode     samples to codes, with their margins                                   (7.2)
 
-The numbers are sections of shared/spec/s2-model.md, from which alone this is written: it shares the file reader with
+The numbers are sections of the notes on the model, from which alone this is written: it shares the file reader with
 the engine, and no arithmetic. Every size comes from the file. It computes in float64 unless `load` is told otherwise.
 """
 

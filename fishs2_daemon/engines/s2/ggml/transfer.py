@@ -1,0 +1,57 @@
+"""Bytes between numpy and a tensor's memory."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fishs2_daemon.engines.s2.ggml.dtypes import DType
+from fishs2_daemon.engines.s2.ggml.library import Library
+from fishs2_daemon.engines.s2.ggml.tensor import ShapeError, Tensor
+
+
+def check_array(name: str, dtype: DType, shape: tuple[int, ...], array: NDArray[Any]) -> None:
+    """`array` is of `dtype`'s numpy type and of `shape` reversed; ones at the outer end may be left out of it."""
+    expected = tuple(reversed(shape))
+    if array.dtype != dtype.numpy:
+        raise ShapeError(f"{name}: a tensor of {dtype} takes {dtype.numpy} values, not {array.dtype}")
+    if _without_ones(array.shape) != _without_ones(expected):
+        raise ShapeError(
+            f"{name}: a tensor of shape {list(shape)} takes an array of {list(expected)}, not {list(array.shape)}"
+        )
+
+
+def write(native: Library, tensor: Tensor, array: NDArray[Any]) -> None:
+    """Copy an array, of the reversed shape and the tensor's own numpy type, into a contiguous tensor."""
+    if tensor.dtype.is_quantised:
+        raise ShapeError(f"write: {tensor} takes quantised bytes (write_bytes), not an array")
+    check_array("write", tensor.dtype, tensor.shape, array)
+    write_bytes(native, tensor, np.ascontiguousarray(array))
+
+
+def write_bytes(native: Library, tensor: Tensor, data: Any, offset: int = 0) -> None:
+    """Copy a buffer as it is, `offset` bytes into the tensor. Any object with the buffer protocol, a map included."""
+    source = native.ffi.from_buffer(data)
+    size = len(source)
+    if not tensor.is_contiguous:
+        raise ShapeError(f"write: {tensor} is not contiguous")
+    if offset < 0 or offset + size > tensor.n_bytes:
+        raise ShapeError(f"write: {size} bytes at {offset} do not fit into {tensor} of {tensor.n_bytes} bytes")
+    native.ggml_backend_tensor_set(tensor.pointer, source, offset, size)
+
+
+def read(native: Library, tensor: Tensor) -> NDArray[Any]:
+    """A copy of a contiguous tensor, of its shape reversed; of quantised types the bytes of each row."""
+    if not tensor.is_contiguous:
+        raise ShapeError(f"read: {tensor} is not contiguous")
+    shape = list(reversed(tensor.shape))
+    if tensor.dtype.is_quantised:
+        shape[-1] = tensor.dtype.row_bytes(shape[-1])
+    array = np.empty(shape, tensor.dtype.numpy)
+    native.ggml_backend_tensor_get(tensor.pointer, native.ffi.from_buffer(array), 0, array.nbytes)
+    return array
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    first = next((i for i, n in enumerate(shape) if n != 1), len(shape))
+    return shape[first:]

@@ -1,0 +1,60 @@
+"""Keys and values of all sequences: one slot each, in the outermost dimension of every view."""
+
+from math import sqrt
+
+from fishs2_daemon.engines.s2.config import TransformerConfig
+from fishs2_daemon.engines.s2.ggml import Backend, DType, GraphBuilder, Store, Tensor
+
+#: CUDA's attention kernels read cells in steps of this many.
+CELLS = 256
+
+#: Head dimensions that CUDA's attention kernels exist for.
+_CUDA_WIDTHS = (64, 80, 96, 112, 128, 256)
+
+
+class KvCache:
+    """`slots` times `cells` positions of every layer; the row of a position is `slot * cells + position`."""
+
+    def __init__(self, backend: Backend, config: TransformerConfig, *, slots: int, cells: int, dtype: DType) -> None:
+        self.slots, self.cells = slots, cells
+        self._config = config
+        #: Whether attention is one kernel. Several take any width, and on CUDA they keep F32 keys F32.
+        self.fused = backend.device == "cpu" or (dtype is DType.F16 and config.head_dim in _CUDA_WIDTHS)
+        self._store = Store(backend)
+        layers = range(config.layers)
+        self._keys = [self._store.new(dtype, config.kv_width, cells * slots) for _ in layers]
+        self._values = [self._store.new(dtype, config.kv_width, cells * slots) for _ in layers]
+        self._store.allocate()
+
+    @property
+    def n_bytes(self) -> int:
+        return self._store.n_bytes
+
+    def put(self, g: GraphBuilder, layer: int, k: Tensor, v: Tensor, rows: Tensor) -> None:
+        """Write keys and values [kv_width, n] over the rows i64 [n]; what reads them comes later in the graph."""
+        g.set_rows(self._keys[layer], k, rows)
+        g.set_rows(self._values[layer], v, rows)
+
+    def attend(self, g: GraphBuilder, layer: int, q: Tensor, mask: Tensor | None, *, first: int, cells: int) -> Tensor:
+        """Of `q` [head_dim, tokens, heads, batch] to the first `cells` cells of slots `first` and on, one for each of
+        the batch; `mask` f16 [cells, tokens, 1, batch] -> [head_dim * heads, tokens * batch]."""
+        k, v = (self._window(g, kept[layer], first, cells, q.shape[3]) for kept in (self._keys, self._values))
+        width, tokens, heads, batch = q.shape
+        scale = 1 / sqrt(width)
+        if self.fused:
+            out = g.flash_attn(q, k, v, mask, scale, precise=True)
+        else:
+            weights = g.soft_max(g.mul_mat(k, g.cont(q), precise=True), mask, scale)  # [cells, tokens, heads, batch]
+            out = g.mul_mat(g.cont(g.transpose(v)), weights, precise=True)  # [head_dim, tokens, heads, batch]
+            out = g.cont(g.permute(out, 0, 2, 1, 3))
+        return g.reshape(out, width * heads, tokens * batch)
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _window(self, g: GraphBuilder, kept: Tensor, first: int, cells: int, batch: int) -> Tensor:
+        """[head_dim, cells, kv_heads, batch]"""
+        config, row = self._config, kept.strides[1]
+        shape = (config.head_dim, cells, config.kv_heads, batch)
+        strides = (row, config.head_dim * kept.dtype.block_bytes, row * self.cells)
+        return g.view(kept, shape, strides, first * self.cells * row)

@@ -1,0 +1,295 @@
+"""Frames, one and several sequences at a time: against the recording, the reference, and each other."""
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fishs2_daemon.engines.s2.generator import Generator
+from fishs2_daemon.engines.s2.ggml import Backend, DType
+from fishs2_daemon.engines.s2.ggml_type import GgmlType
+from fishs2_daemon.engines.s2.gguf import GgufFile
+from fishs2_daemon.engines.s2.model import Model
+from fishs2_daemon.engines.s2.noise import Noise
+from fishs2_daemon.engines.s2.sampling import RANKS, Sampling
+from fishs2_daemon.engines.s2.tiny import TINY, make_model
+from fishs2_daemon.errors import EngineError
+from tests.engines.s2 import reference
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+META = json.loads((GOLDEN / "golden_meta.json").read_text())
+AR = np.load(GOLDEN / "golden_ar.npz")
+PROMPTS = [AR["A_prompt"], AR["B_prompt"], AR["long_prompt_0"], AR["long_prompt_2"]]
+
+GREEDY = Sampling(top_k=1, max_frames=24)
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[Backend]:
+    if importlib.util.find_spec("ggml") is None:
+        pytest.skip("ggml-python is not installed")
+    with Backend.open("cpu", threads=1) as backend:
+        yield backend
+
+
+@pytest.fixture(scope="module")
+def model(backend: Backend) -> Iterator[Model]:
+    with Model.load(GOLDEN / "tiny-f32.gguf", backend, im_end=META["im_end"]) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def generator(model: Model) -> Generator:
+    """Exact in everything, with room for four."""
+    return Generator(model, slots=4, context=1024, rope="f32", kv_type="f32")
+
+
+@pytest.fixture(scope="module")
+def ending(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that ends: its end token's embedding is a little more of the token that prompt A's frame 5 has."""
+    path = tmp_path_factory.mktemp("ending") / "model.gguf"
+    shutil.copy(GOLDEN / "tiny-f32.gguf", path)
+    with GgufFile.open(path) as file:
+        info = file.tensors["embeddings.weight"]
+        rows = file.data("embeddings.weight").view(np.float32).reshape(-1, info.shape[0]).copy()
+    rows[META["im_end"]] = 1.05 * rows[AR["A_frames"][0, 5]]
+    with path.open("r+b") as raw:
+        raw.seek(info.offset)
+        raw.write(rows.tobytes())
+    return path
+
+
+def speak(generator: Generator, slots: Sequence[int], most: int = 100) -> list[np.ndarray]:
+    """Codes `[K, n]` of each slot, stepped together until all of them end."""
+    frames: dict[int, list[np.ndarray]] = {slot: [] for slot in slots}
+    for _ in range(most):
+        made = dict(zip(slots, generator.step(slots), strict=True))
+        for slot, codes in made.items():
+            if codes is not None:
+                frames[slot].append(codes)
+        if all(codes is None for codes in made.values()):
+            break
+    return [np.array(frames[slot]).T for slot in slots]
+
+
+@pytest.mark.parametrize("slot", [0, 3])
+@pytest.mark.parametrize("prompt", ["A", "B"])
+def test_greedy_frames_are_the_official_ones(generator: Generator, prompt: str, slot: int) -> None:
+    generator.prefill(slot, AR[f"{prompt}_prompt"])
+    generator.start(slot, GREEDY)
+    assert np.array_equal(speak(generator, [slot])[0], AR[f"{prompt}_frames"][1:])
+    assert generator.finish(slot) == "length"
+
+
+@pytest.mark.parametrize("prompt", ["A", "B"])
+def test_greedy_frames_of_f16(backend: Backend, prompt: str) -> None:
+    """Equal up to the first near tie."""
+    with Model.load(GOLDEN / "tiny-f16.gguf", backend, im_end=META["im_end"]) as model:
+        generator = Generator(model, context=512, rope="f32")
+        generator.prefill(0, AR[f"{prompt}_prompt"])
+        generator.start(0, GREEDY)
+        differ = np.argwhere((speak(generator, [0])[0] != AR[f"{prompt}_frames"][1:]).T)
+    assert not len(differ) or AR[f"{prompt}_margins"].T[tuple(differ[0])] < 0.05
+
+
+def test_four_together_are_each_alone(generator: Generator) -> None:
+    alone = []
+    for prompt in PROMPTS:
+        generator.prefill(1, prompt)
+        generator.start(1, GREEDY)
+        alone += speak(generator, [1])
+    for slot, prompt in enumerate(PROMPTS):
+        generator.prefill(slot, prompt)
+        generator.start(slot, GREEDY)
+    for one, together in zip(alone, speak(generator, range(4)), strict=True):
+        assert one.shape == (10, 24)
+        assert np.array_equal(one, together)
+
+
+def test_sequences_join_rest_and_leave(generator: Generator) -> None:
+    """Whoever else is in the batch, prefilled, idle between running slots, or gone, nobody notices."""
+    wanted = {}
+    for slot, prompt in enumerate(PROMPTS):
+        generator.prefill(slot, prompt)
+        generator.start(slot, GREEDY)
+        wanted[slot] = speak(generator, [slot])[0].T.tolist()
+        generator.start(slot, GREEDY)
+    found: dict[int, list[list[int]]] = {slot: [] for slot in wanted}
+    for slots in ([0, 3], [3], [0, 1, 3], [1], [3, 1], [0, 1, 2, 3], [2], [0, 2], [0, 2, 3]) * 24:
+        for slot, codes in zip(slots, generator.step(slots), strict=True):
+            if codes is not None:
+                found[slot].append(codes.tolist())
+        if len(found[2]) == 3 and slots == [2]:
+            generator.prefill(1, PROMPTS[1])
+            generator.start(1, GREEDY)
+            found[1].clear()
+    assert found == wanted
+
+
+def test_prefill_in_pieces(generator: Generator) -> None:
+    prompt = AR["B_prompt"]
+    generator.prefill(2, prompt[:, :100])
+    generator.prefill(2, prompt[:, 60:61], 60)
+    generator.prefill(2, prompt[:, 61:], 61)
+    generator.start(2, GREEDY)
+    assert np.array_equal(speak(generator, [2])[0], AR["B_frames"][1:])
+
+
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_drawn_frames_are_the_references(generator: Generator, name: str) -> None:
+    """With the engine's noise, repetition-aware sampling included."""
+    prompt, model = AR[f"{name}_prompt"], reference.load(GOLDEN / "tiny-f32.gguf")
+    source = Noise(11, codebooks=10, ranks=RANKS)
+    noise = np.stack([source.frame() for _ in range(40)])
+    drawn = reference.Drawn(model.config.slow, reference.Sampling(temperature=0.9, top_p=0.9, top_k=20), noise)
+    wanted = reference.generate(model, prompt, 40, META["im_end"], drawn)
+    assert drawn.redrawn
+    generator.prefill(0, prompt)
+    generator.start(0, Sampling(temperature=0.9, top_p=0.9, top_k=20, seed=11, max_frames=40))
+    assert np.array_equal(speak(generator, [0])[0], wanted.frames[1:])
+    assert generator.finish(0) == ("stop" if wanted.ended else "length")
+
+
+def test_seeds(generator: Generator) -> None:
+    def frames(slots: Sequence[int], seed: int) -> list[np.ndarray]:
+        for slot in slots:
+            generator.prefill(slot, PROMPTS[0])
+            generator.start(slot, Sampling(seed=seed, max_frames=12))
+        return speak(generator, slots)
+
+    one = frames([1], 7)[0]
+    assert np.array_equal(one, frames([1], 7)[0])
+    assert np.array_equal(one, frames([3], 7)[0])
+    assert all(np.array_equal(one, other) for other in frames([0, 2, 3], 7))
+    assert not np.array_equal(one, frames([1], 8)[0])
+    assert np.array_equal(frames([1], -1)[0], frames([1], (1 << 64) - 1)[0])
+
+
+def test_the_seed_reaches_the_fast_codes(generator: Generator) -> None:
+    """Frames of the same token and different codes."""
+    seen: dict[int, set[tuple[int, ...]]] = {}
+    generator.prefill(0, PROMPTS[0])
+    for seed in range(20):
+        generator.start(0, Sampling(seed=seed, max_frames=1))
+        (codes,) = speak(generator, [0])[0].T.tolist()
+        seen.setdefault(codes[0], set()).add(tuple(codes[1:]))
+    assert max(map(len, seen.values())) > 1
+
+
+@pytest.mark.parametrize(("top_k", "seeds", "redrawn_ends"), [(1, [0], 0), (30, [3, 4, 18, 30], 2)])
+def test_ends_before_the_end_token_is_spoken(
+    backend: Backend, ending: Path, top_k: int, seeds: list[int], redrawn_ends: int
+) -> None:
+    """Some of these seeds end by a second draw, where the first repeated a token."""
+    known = reference.load(ending)
+    with Model.load(ending, backend, im_end=META["im_end"]) as model:
+        generator = Generator(model, context=512, rope="f32", kv_type="f32")
+        generator.prefill(0, AR["A_prompt"])
+        for seed in seeds:
+            source = Noise(seed, codebooks=10, ranks=RANKS)
+            noise = np.stack([source.frame() for _ in range(40)])
+            drawn = reference.Drawn(known.config.slow, reference.Sampling(top_k=top_k), noise)
+            wanted = reference.generate(known, AR["A_prompt"], 40, META["im_end"], drawn)
+            redrawn_ends -= wanted.ended and wanted.frames.shape[1] in drawn.redrawn
+            generator.start(0, Sampling(top_k=top_k, seed=seed, max_frames=40))
+            assert np.array_equal(speak(generator, [0])[0], wanted.frames[1:])
+            assert generator.finish(0) == ("stop" if wanted.ended else "length")
+            assert generator.step([0]) == [None]
+    assert redrawn_ends == 0
+
+
+def test_limits_lose_no_frame(model: Model) -> None:
+    generator = Generator(model, context=95, rope="f32", kv_type="f32")
+    generator.prefill(0, PROMPTS[0])  # 87 columns
+    generator.start(0, replace(GREEDY, max_frames=None))
+    frames = speak(generator, [0])[0]
+    # The last column's state gives a frame, and so does that of each of the eight that fit behind it.
+    assert np.array_equal(frames, AR["A_frames"][1:, :9])
+    assert generator.finish(0) == "length"
+    generator.start(0, replace(GREEDY, max_frames=0))
+    assert generator.step([0]) == [None]
+
+
+@pytest.mark.parametrize("codebook_size", [24, 1100])
+def test_other_sizes(backend: Backend, tmp_path: Path, codebook_size: int) -> None:
+    """A head of its own, a projection, fewer candidates than ranks; and more than are sorted at once."""
+    geometry = replace(TINY, layers=2, tied_head=False, qk_norm=False, fast_width=48, codebooks=4, head_dim=20)
+    geometry = replace(geometry, codebook_size=codebook_size)
+    path, im_end = tmp_path / "model.gguf", geometry.vocabulary.im_end
+    make_model(path, geometry, seed=2, dtype=GgmlType.F32)
+    prompt = np.zeros((5, 40), np.int32)
+    prompt[0] = np.arange(40)
+    source = Noise(3, codebooks=4, ranks=min(RANKS, codebook_size + 1))
+    noise = np.stack([source.frame() for _ in range(30)])
+    known = reference.load(path)
+    drawn = reference.Drawn(known.config.slow, reference.Sampling(), noise)
+    wanted = reference.generate(known, prompt, 30, im_end, drawn, rope="bf16")
+    with Model.load(path, backend, im_end=im_end) as model:
+        generator = Generator(model, context=128, kv_type="f32")
+        generator.prefill(0, prompt)
+        generator.start(0, Sampling(seed=3, max_frames=30))
+        assert np.array_equal(speak(generator, [0])[0], wanted.frames[1:])
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("dtype", [GgmlType.BF16, GgmlType.Q8_0, GgmlType.Q5_K, GgmlType.Q2_K], ids=lambda d: d.name)
+def test_quantised_files_speak(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: GgmlType, on_gpu: bool
+) -> None:
+    """A GPU cannot gather rows of K-quants, and gets those tables in F16: which the processor can run as well."""
+    if on_gpu:
+        monkeypatch.setattr(Model, "_gatherable", lambda self, dtype: not dtype.is_quantised or dtype is DType.Q8_0)
+    wide = replace(TINY, layers=1, width=256, heads=4, head_dim=64, ffn=256, codebooks=3)
+    wide = replace(wide, fast_layers=1, fast_width=256, fast_head_dim=64, fast_ffn=256)
+    path, im_end = tmp_path / "model.gguf", wide.vocabulary.im_end
+    make_model(path, wide, seed=1, dtype=dtype)
+    with Model.load(path, backend, im_end=im_end) as model:
+        kept = on_gpu and dtype in (GgmlType.Q5_K, GgmlType.Q2_K)
+        assert model.tensor("fast_embeddings.weight").dtype is (DType.F16 if kept else DType[dtype.name])
+        assert model.tensor("layers.0.attention.wqkv.weight").dtype is DType[dtype.name]
+        generator = Generator(model, context=128)
+        generator.prefill(0, np.tile(np.int32([[5], [0], [0], [0]]), 20))
+        generator.start(0, Sampling(max_frames=6))
+        frames = speak(generator, [0])[0]
+    assert frames.shape == (3, 6)
+    assert 0 <= frames.min() <= frames.max() < wide.codebook_size
+
+
+def test_weights_that_are_no_numbers(backend: Backend, tmp_path: Path) -> None:
+    """Whatever comes of them, it is codes."""
+    path = tmp_path / "model.gguf"
+    shutil.copy(GOLDEN / "tiny-f32.gguf", path)
+    with GgufFile.open(path) as file:
+        offsets = [file.tensors[name].offset for name in ("norm.weight", "fast_norm.weight")]
+    with path.open("r+b") as raw:
+        for offset, value in zip(offsets, (np.nan, np.inf), strict=True):
+            raw.seek(offset)
+            raw.write(np.full(4, value, np.float32).tobytes())
+    with Model.load(path, backend, im_end=META["im_end"]) as model:
+        generator = Generator(model, context=256)
+        generator.prefill(0, PROMPTS[0])
+        generator.start(0, Sampling(max_frames=5))
+        frames = speak(generator, [0])[0]
+    assert ((frames >= 0) & (frames < META["codebook_size"])).all()
+
+
+def test_wrong_use(backend: Backend, model: Model) -> None:
+    generator = Generator(model, slots=2, context=200)
+    with pytest.raises(EngineError, match="no prompt"):
+        generator.start(0, GREEDY)
+    with pytest.raises(EngineError, match="not started"):
+        generator.step([0])
+    with pytest.raises(EngineError, match="cannot go on"):
+        generator.prefill(0, PROMPTS[0], 1)
+    with pytest.raises(EngineError, match="no slot"):
+        generator.prefill(2, PROMPTS[0])
+    with pytest.raises(EngineError, match="context"):
+        generator.prefill(0, PROMPTS[3])
+    assert generator.step([]) == []
+    with Model.load(GOLDEN / "tiny-f16.gguf", backend) as codec_only, pytest.raises(EngineError, match="transformers"):
+        Generator(codec_only)
