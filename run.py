@@ -62,7 +62,7 @@ and where relative paths of its settings begin. Options beat the environment, th
 Caches stay in this folder (.pip-cache, .hf) unless PIP_CACHE_DIR or HF_HOME say otherwise. FISHS2_TEMP_DIR in the
 environment moves temporary files."""
 
-NO_S2 = "no effect yet: the S2 engine is not part of this version, the preview voice speaks"
+NO_S2 = "no effect on the preview voice, which speaks unless FISHS2_ENGINE=s2"
 
 
 class Stop(Exception):
@@ -198,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", metavar="H", help="HTTP address to listen on (FISHS2_HOST)")
     parser.add_argument("--port", metavar="N", type=_whole(0, 65535), help="HTTP port (FISHS2_PORT)")
     s2 = parser.add_argument_group(
-        "options without effect yet", "For the S2 engine, which is not part of this version: the preview voice speaks."
+        "options without effect yet", "For the S2 engine, which is not finished: the preview voice speaks."
     )
     s2.add_argument("--backend", metavar="B", type=_one_of(BACKENDS), help=", ".join(BACKENDS))
     s2.add_argument("--model-quant", metavar="Q", type=_one_of(QUANTS), help=", ".join(QUANTS))

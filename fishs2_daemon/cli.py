@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 
 Voice = Annotated[str | None, typer.Option("--voice", metavar="ID", help="See `fishs2-daemon voices`.")]
-Engine = Annotated[str | None, typer.Option(metavar="NAME", help="auto or espeak.")]
+Engine = Annotated[str | None, typer.Option(metavar="NAME", help="auto, espeak, or s2 (not finished).")]
 LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR.")]
 
 
@@ -37,12 +37,8 @@ def serve(
     http_port: Annotated[str | None, typer.Option(metavar="PORT", help="Port of the HTTP door.")] = None,
     no_http: Annotated[bool, typer.Option("--no-http", help="Wyoming only.")] = False,
     engine: Engine = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="FILE", help="S2 Pro model; without effect in this version.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Its tokenizer; without effect in this version.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="FILE", help="S2 Pro model, for --engine s2.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="Its tokenizer, for --engine s2.")] = None,
     voices_dir: Annotated[
         str | None, typer.Option(metavar="DIR", help="Stored voices; without effect in this version.")
     ] = None,

@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from fishs2_daemon.errors import ConfigError
-from fishs2_daemon.settings import ENV_PREFIX, RELOADABLE, RETIRED, WITHOUT_EFFECT_YET, Settings
+from fishs2_daemon.settings import ENV_PREFIX, RELOADABLE, RETIRED, S2_SETTINGS, WITHOUT_EFFECT_YET, Settings
 
 #: Flags of `serve` and the setting that each one sets.
 FLAGS = {
@@ -70,12 +70,13 @@ def given_names() -> list[str]:
 def without_effect(settings: Settings, names: Iterable[str] = ()) -> list[str]:
     """FISHS2_* names that are known but do nothing in this version.
 
-    These are settings that only the coming S2 engine acts on, when they differ from their default, and those of
+    These are settings that the chosen engine does not act on, when they differ from their default, and those of
     `names` (see `given_names`) that have no meaning any more.
     """
+    acted_on = S2_SETTINGS if settings.engine == "s2" else frozenset()
     waiting = {
         name
-        for name in settings.model_fields_set & WITHOUT_EFFECT_YET
+        for name in settings.model_fields_set & (WITHOUT_EFFECT_YET - acted_on)
         if getattr(settings, name) != Settings.model_fields[name].get_default(call_default_factory=True)
     }
     retired = {_field_name(name) for name in names} & RETIRED

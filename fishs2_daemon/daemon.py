@@ -33,7 +33,7 @@ _EXTENSION_S = 30.0
 def engine_of(settings: Settings) -> str:
     """The engine that `auto` stands for. Says in one line why it is the preview."""
     if settings.engine == "auto":
-        _log.info("the S2 engine is not part of this version: the preview voice (espeak-ng) speaks")
+        _log.info("the preview voice (espeak-ng) speaks: the S2 engine is not finished, --engine s2 tries it")
         return "espeak"
     return settings.engine
 

@@ -83,8 +83,8 @@ async def _engine(settings: Settings) -> Finding:
 def _model() -> Finding:
     return Finding(
         NOTE,
-        "the S2 Pro engine is not part of this version; the preview voice (espeak-ng, robotic) speaks",
-        "nothing to do: a later version runs S2 Pro from its GGUF files behind the same ports",
+        "the preview voice (espeak-ng, robotic) speaks; the S2 Pro engine is not finished",
+        "nothing to do: a later version runs S2 Pro from its GGUF files behind the same ports; --engine s2 tries it",
     )
 
 

@@ -110,7 +110,9 @@ class Settings(BaseSettings):
     )
 
     # Engine and voices
-    engine: Annotated[Literal["auto", "espeak"], BeforeValidator(_lower)] = Field("auto", description="who speaks")
+    engine: Annotated[Literal["auto", "espeak", "s2"], BeforeValidator(_lower)] = Field(
+        "auto", description="who speaks"
+    )
     default_voice: OptionalName = Field(
         None, description="voice of requests that name none; unset: of the first language set, else the engine's"
     )
@@ -160,7 +162,7 @@ class Settings(BaseSettings):
     cancel_timeout_s: Seconds = Field(5.0, description="a worker that does not stop an answer in this time is killed")
     drain_timeout_s: Seconds = Field(20.0, description="time for running answers to finish after SIGTERM")
 
-    # Known to the wrapper that this daemon replaces; taken over by the S2 engine, which is not part of this version.
+    # Known to the wrapper that this daemon replaces; the S2 engine, which is not finished, takes them over.
     backend: Annotated[Literal["auto", "cuda", "vulkan", "metal", "cpu"], BeforeValidator(_lower)] = Field(
         "auto", description="what the model runs on"
     )
@@ -187,11 +189,17 @@ class Settings(BaseSettings):
         return value
 
 
-#: Settings that only the coming S2 engine acts on.
+#: Settings that the preview voice does not act on.
 WITHOUT_EFFECT_YET = frozenset(
     {"model_path", "tokenizer_path", "models_dir", "voices_dir", "backend", "gpu_device", "n_gpu_layers", "n_threads"}
     | {"model_quant", "skip_gpu_check", "skip_downloads", "force_downloads", "max_new_tokens", "temperature", "top_p"}
     | {"top_k", "min_tokens_before_end"}
+)
+
+#: Those of them that the S2 engine, which is not finished, acts on.
+S2_SETTINGS = frozenset(
+    {"model_path", "tokenizer_path", "backend", "gpu_device", "n_threads", "max_new_tokens", "temperature", "top_p"}
+    | {"top_k"}
 )
 
 #: Names that the replaced wrapper reads and that nothing here needs: its native runtime, its downloads, its extra logs.

@@ -80,7 +80,7 @@ def test_an_env_file_that_is_no_text_is_one_line() -> None:
         ),
         ("TEMPERATURE", "nan", "FISHS2_TEMPERATURE: 'nan' is not allowed; allowed: a number from 0 to 2"),
         ("HTTP", "maybe", "FISHS2_HTTP (--no-http): 'maybe' is not allowed; allowed: true or false"),
-        ("ENGINE", "s3", "FISHS2_ENGINE (--engine): 's3' is not allowed; allowed: auto, espeak"),
+        ("ENGINE", "s3", "FISHS2_ENGINE (--engine): 's3' is not allowed; allowed: auto, espeak, s2"),
         ("HOST", "", "FISHS2_HOST (--http-host): '' is not allowed; allowed: at least 1 character"),
         ("REQUEST_ID_HEADER", "a b", "FISHS2_REQUEST_ID_HEADER: 'a b' is not allowed; allowed: letters, digits and -"),
         (

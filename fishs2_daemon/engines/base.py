@@ -17,8 +17,24 @@ class Utterance:
     phrases: AsyncIterator[str]
 
 
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Settings that engines act on, under the names they have there; an engine takes those that it knows."""
+
+    model_path: str = ""
+    tokenizer_path: str = ""
+    backend: str = "auto"
+    gpu_device: int = 0
+    n_threads: int = 0
+    max_new_tokens: int = 1024
+    temperature: float = 0.8
+    top_p: float = 0.8
+    top_k: int = 30
+    seed: int = 0
+
+
 class Engine(Protocol):
-    """Owned by the worker's event loop; blocking work belongs on the engine's own threads.
+    """Made with `EngineOptions` and owned by the worker's event loop; blocking work belongs on its own threads.
 
     `speak` may run up to `EngineInfo.slots` times at once. It yields a phrase's blocks as they are made, the first as
     soon as it exists; closing the generator stops the work within one block. It raises `EngineError` with a text for

@@ -14,7 +14,7 @@ from typing import Any
 
 import cffi
 
-from fishs2_daemon.engines.base import Progress, Utterance
+from fishs2_daemon.engines.base import EngineOptions, Progress, Utterance
 from fishs2_daemon.errors import EngineError
 from fishs2_daemon.speech import EngineInfo, Pcm, Voice
 
@@ -95,7 +95,8 @@ class _Sink:
 class EspeakEngine:
     """`Engine` over libespeak-ng: the wheel `espeakng-loader`, or the system's library."""
 
-    def __init__(self) -> None:
+    def __init__(self, _options: EngineOptions | None = None) -> None:
+        """No option means anything to it."""
         self._ffi = cffi.FFI()
         self._ffi.cdef(_CDEF)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="espeak")

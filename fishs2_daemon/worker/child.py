@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import cffi
 
-from fishs2_daemon.engines.base import Engine, Utterance
+from fishs2_daemon.engines.base import Engine, EngineOptions, Utterance
 from fishs2_daemon.errors import EngineError
 from fishs2_daemon.speech import Pcm
 from fishs2_daemon.worker import wire
@@ -24,7 +24,10 @@ from fishs2_daemon.worker.wire import Frame, Kind
 _log = logging.getLogger(__name__)
 
 #: Where each engine lives; imported only when it is the chosen one.
-ENGINES = {"espeak": "fishs2_daemon.engines.espeak:EspeakEngine"}
+ENGINES = {
+    "espeak": "fishs2_daemon.engines.espeak:EspeakEngine",
+    "s2": "fishs2_daemon.engines.s2.engine:S2Engine",
+}
 
 #: A block is cut to this before it is sent, so that credit flows in small steps.
 _PIECE_BYTES = 32 * 1024
@@ -80,7 +83,7 @@ class Child:
             case Kind.LOAD:
                 fields = wire.fields_of(frame)
                 logging.getLogger().setLevel(fields["log_level"])
-                self._loading = asyncio.create_task(self._load(fields["engine"]))
+                self._loading = asyncio.create_task(self._load(fields["engine"], EngineOptions(**fields["options"])))
             case Kind.REFRESH if self._engine:
                 self._send(wire.ready_frame(self._engine.info()))
             case Kind.START if self._engine:
@@ -104,10 +107,10 @@ class Child:
             case Kind.CANCEL if job.task:
                 job.task.cancel()
 
-    async def _load(self, name: str) -> None:
+    async def _load(self, name: str, options: EngineOptions) -> None:
         try:
             module, _, attribute = ENGINES[name].partition(":")
-            engine: Engine = getattr(importlib.import_module(module), attribute)()
+            engine: Engine = getattr(importlib.import_module(module), attribute)(options)
             info = await engine.load(self._progress)
         except EngineError as error:
             self._send(wire.text_frame(Kind.FAILED, 0, str(error)))

@@ -9,9 +9,11 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from typing import Self
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Self
 
-from fishs2_daemon.engines.base import Utterance
+from fishs2_daemon.engines.base import EngineOptions, Utterance
 from fishs2_daemon.errors import EngineError, EngineUnavailable, Fishs2Error
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.speech import EngineInfo, Pcm
@@ -31,6 +33,10 @@ _PRIVATE_ENVIRONMENT = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "CREDENTIALS_DI
 #: Seconds that a process may take to be gone after it closed its socket, and after it was killed.
 _DYING_S = 0.5
 _REAP_S = 5.0
+
+
+#: `EngineOptions` that are settings of the same name.
+_OPTIONS = [field.name for field in fields(EngineOptions) if field.name in Settings.model_fields]
 
 
 class WorkerGone(Fishs2Error):
@@ -115,7 +121,8 @@ class WorkerProcess:
     async def load(self, engine: str, progress: Callable[[str, float], None]) -> EngineInfo:
         """Raises `EngineUnavailable` with the engine's own words, or with how the process ended."""
         self._progress = progress
-        self._send(wire.json_frame(Kind.LOAD, engine=engine, log_level=self._settings.log_level))
+        options = {name: _plain(getattr(self._settings, name)) for name in _OPTIONS}
+        self._send(wire.json_frame(Kind.LOAD, engine=engine, options=options, log_level=self._settings.log_level))
         return await self._info
 
     async def refresh(self) -> EngineInfo:
@@ -251,3 +258,8 @@ class WorkerProcess:
     async def _drain(self) -> None:
         with suppress(ConnectionError):
             await self._writer.drain()
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it. A path is made whole: the worker may not share the daemon's working folder."""
+    return str(value.absolute()) if isinstance(value, Path) else value

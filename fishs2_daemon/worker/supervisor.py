@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
-from typing import Self
+from typing import Any, Self
 
 from fishs2_daemon.engines.base import Utterance
 from fishs2_daemon.errors import EngineUnavailable, Loading, WorkerCrashed
@@ -161,8 +161,14 @@ class Supervisor:
         restarting = self.engine is not None or self._failures > 0
         if self._failures < _FAILURES_BEFORE_REFUSING:
             self._set(EngineState.RESTARTING if restarting else EngineState.STARTING, "starting the engine")
+        spawning = asyncio.ensure_future(WorkerProcess.spawn(self._settings, self._command))
         try:
-            worker = await WorkerProcess.spawn(self._settings, self._command)
+            await _to_the_end(spawning)
+            worker = spawning.result()
+        except asyncio.CancelledError:
+            if not spawning.exception():
+                await _to_the_end(asyncio.ensure_future(spawning.result().end()))
+            raise
         except OSError as error:
             self._failed(f"cannot start the worker: {error}")
             return
@@ -183,7 +189,7 @@ class Supervisor:
         finally:
             self._worker = None
             serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
+            await _to_the_end(serving)
         _log.error("the worker (pid %d) is gone", worker.pid)
         self._set(EngineState.RESTARTING, "the engine crashed and is being restarted")
 
@@ -204,3 +210,15 @@ class Supervisor:
         # Whoever waits has the old event; the next to wait takes a new one.
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+async def _to_the_end(task: asyncio.Future[Any]) -> None:
+    """Wait for what must not be left half done; a cancellation that comes meanwhile is passed on afterwards."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled:
+        raise cancelled

@@ -30,7 +30,7 @@ _U32 = struct.Struct("!I")
 class Kind(IntEnum):
     """Below 16: daemon to worker. From 16 on: worker to daemon."""
 
-    LOAD = 1  # JSON: engine, log_level
+    LOAD = 1  # JSON: engine, options, log_level
     START = 2  # JSON: voice
     PHRASE = 3  # text
     FINISH = 4

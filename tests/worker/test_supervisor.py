@@ -28,6 +28,9 @@ from fishs2_daemon.worker import child
 INFO = EngineInfo("test", 1000, 2, "v", (Voice("v", "V", ("en",)),))
 
 class Engine:
+    def __init__(self, options):
+        pass
+
     async def load(self, progress):
         {load}
         return INFO
