@@ -18,8 +18,11 @@ class KvCache:
     def __init__(self, backend: Backend, config: TransformerConfig, *, slots: int, cells: int, dtype: DType) -> None:
         self.slots, self.cells = slots, cells
         self._config = config
-        #: Whether attention is one kernel. Several take any width, and on CUDA they keep F32 keys F32.
-        self.fused = backend.device == "cpu" or (dtype is DType.F16 and config.head_dim in _CUDA_WIDTHS)
+        #: Whether attention is one kernel. Several take any width, and are nearer to the reference where that one
+        #: computes in F16: with F16 values on a CPU, and with F32 keys on CUDA.
+        self.fused = (
+            dtype is DType.F32 if backend.device == "cpu" else dtype is DType.F16 and config.head_dim in _CUDA_WIDTHS
+        )
         self._store = Store(backend)
         layers = range(config.layers)
         self._keys = [self._store.new(dtype, config.kv_width, cells * slots) for _ in layers]

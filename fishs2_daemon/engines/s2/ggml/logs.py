@@ -2,10 +2,7 @@
 
 import atexit
 import logging
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from fishs2_daemon.engines.s2.ggml.library import Library
+from typing import Any
 
 _log = logging.getLogger("fishs2_daemon.engines.s2.ggml")
 
@@ -17,8 +14,8 @@ _CONTINUES = 5
 _kept: list[Any] = []
 
 
-def route_log(library: "Library") -> None:
-    """Send ggml's messages to `logging` until the interpreter ends, then to standard error again."""
+def route_log(library: Any) -> None:
+    """Send the messages of a loaded `Library` to `logging` until the interpreter ends, then to standard error again."""
     ffi = library.ffi
     pending: list[str] = []
     level = logging.DEBUG
