@@ -88,10 +88,9 @@ async def test_a_listener_who_leaves_stops_it_between_two_frames(folder: Path) -
 
 async def test_a_text_longer_than_the_context_goes_on(folder: Path) -> None:
     async with speaking(folder) as (service, _):
-        phrases = 45
-        audio = await spoken(
-            service, "This sentence fills the context until there is no room for another one. " * phrases
-        )
+        phrases = 18
+        sentence = " ".join(["This sentence", *["fills the context"] * 14, "until there is no room. "])
+        audio = await spoken(service, sentence * phrases)
     assert len(audio) > phrases * 2 * 2048
 
 
