@@ -119,6 +119,17 @@ async def test_the_error_of_a_text_s_own_source_ends_the_answer(speech: Speech) 
     assert speech.service.running == 0
 
 
+async def test_a_bug_in_a_text_s_source_ends_the_answer_too(speech: Speech) -> None:
+    async def broken() -> AsyncIterator[str]:
+        yield "This is spoken. And this"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await spoken(speech, broken())
+    assert speech.service.running == 0
+    assert await spoken(speech, "Still here.")
+
+
 async def test_what_comes_after_close_is_refused_and_what_runs_goes_on(speech: Speech) -> None:
     async with aclosing(speech.service.speak(SpeechRequest("This one was here before. It may end."))) as blocks:
         await anext(blocks)

@@ -34,7 +34,6 @@ _PRIVATE_ENVIRONMENT = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "CREDENTIALS_DI
 _DYING_S = 0.5
 _REAP_S = 5.0
 
-
 #: `EngineOptions` that are settings of the same name.
 _OPTIONS = [field.name for field in fields(EngineOptions) if field.name in Settings.model_fields]
 
@@ -47,7 +46,7 @@ class _Answer:
     """What has come back for one utterance and was not taken yet; bounded by the credit given to the worker."""
 
     def __init__(self) -> None:
-        self.outcome: Fishs2Error | None = None
+        self.outcome: Exception | None = None
         self.over = False
         self._blocks: deque[Pcm] = deque()
         self._came = asyncio.Event()
@@ -56,7 +55,7 @@ class _Answer:
         self._blocks.append(block)
         self._came.set()
 
-    def end(self, outcome: Fishs2Error | None = None) -> None:
+    def end(self, outcome: Exception | None = None) -> None:
         if not self.over:
             self.over, self.outcome = True, outcome
             self._came.set()
@@ -229,7 +228,7 @@ class WorkerProcess:
                 self._send(wire.text_frame(Kind.PHRASE, number, phrase))
                 await self._drain()
             self._send(Frame(Kind.FINISH, number))
-        except Fishs2Error as error:
+        except Exception as error:  # noqa: BLE001 - it ends the answer, and is raised to whoever listens
             answer.end(error)
 
     def _cancel(self, number: int) -> None:
