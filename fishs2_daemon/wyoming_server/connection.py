@@ -70,6 +70,7 @@ class Connection:
         self._open_text: TextStream | None = None
         self._unanswered = 0
         self._unfinished_streams = 0
+        self._refusal: Fishs2Error | None = None
         self._is_audio_open = False
         self._is_finishing = False
         self._outcome: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
@@ -94,9 +95,9 @@ class Connection:
             raise
 
     def refuse(self, error: Fishs2Error) -> None:
-        """Before `run`: tell the peer why it is not served, whatever it may ask, and close."""
-        self._unfinished_streams += 1
-        self._end(error)
+        """Before `run`: answer whatever the peer asks first with `error`, and close; a silent one hears it soon."""
+        self._refusal = error
+        asyncio.get_running_loop().call_later(_LINGER_S, self._end, error)
 
     def finish(self) -> None:
         """Let running answers end, then close."""
@@ -144,6 +145,10 @@ class Connection:
 
     async def _handle(self, event: Event) -> None:
         kind = event.type
+        if self._refusal is not None:
+            # What was asked decides how it is told: `describe` has to end cleanly, a stream must not.
+            self._unfinished_streams += SynthesizeStart.is_type(kind)
+            raise self._refusal
         if Describe.is_type(kind):
             await self._write(info_event(self._service))
         elif Ping.is_type(kind):
