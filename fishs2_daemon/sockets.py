@@ -35,11 +35,14 @@ def parse_uri(uri: str) -> Address:
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
-    if parts.scheme == "tcp" and parts.hostname and port is not None and parts.path in ("", "/"):
+    path = Path(parts.path)
+    if parts.query or parts.fragment:
+        pass  # half of what was meant
+    elif parts.scheme == "tcp" and parts.hostname and port is not None and parts.path in ("", "/"):
         return Address("tcp", parts.hostname, port)
-    if parts.scheme == "unix" and parts.path not in ("", "/") and not parts.netloc:
-        return Address("unix", path=Path(parts.path))
-    if parts.scheme == "stdio" and not (parts.netloc or parts.path):
+    elif parts.scheme == "unix" and path.is_absolute() and path.name and not parts.netloc:
+        return Address("unix", path=path)
+    elif parts.scheme == "stdio" and not (parts.netloc or parts.path):
         return Address("stdio")
     raise ConfigError(f"FISHS2_URI (--uri): {uri!r} is not allowed; allowed: tcp://host:port, unix:///path, stdio://")
 

@@ -2,10 +2,12 @@
 
 import gc
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
@@ -14,6 +16,17 @@ from fishs2_daemon.daemon import running_service
 from fishs2_daemon.service import SpeechService
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.worker.supervisor import Supervisor
+
+# Examples are new in every run at a desk, where a find is welcome; a checkout that is judged sees the same ones.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: looking through it after every test would take most of the suite's time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
