@@ -36,13 +36,12 @@ def parse_uri(uri: str) -> Address:
     except ValueError:
         parts, port = urlsplit(""), None
     path = Path(parts.path)
-    if parts.query or parts.fragment:
-        pass  # half of what was meant
-    elif parts.scheme == "tcp" and parts.hostname and port is not None and parts.path in ("", "/"):
+    is_whole = not (parts.query or parts.fragment)  # what stands behind ? or # would be lost
+    if is_whole and parts.scheme == "tcp" and parts.hostname and port is not None and parts.path in ("", "/"):
         return Address("tcp", parts.hostname, port)
-    elif parts.scheme == "unix" and path.is_absolute() and path.name and not parts.netloc:
+    if is_whole and parts.scheme == "unix" and path.is_absolute() and path.name and not parts.netloc:
         return Address("unix", path=path)
-    elif parts.scheme == "stdio" and not (parts.netloc or parts.path):
+    if is_whole and parts.scheme == "stdio" and not (parts.netloc or parts.path):
         return Address("stdio")
     raise ConfigError(f"FISHS2_URI (--uri): {uri!r} is not allowed; allowed: tcp://host:port, unix:///path, stdio://")
 

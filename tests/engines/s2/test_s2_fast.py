@@ -3,9 +3,7 @@
 Largest absolute difference of logits reached: F32 file 7.2e-6; F16 file, 1.8e-3 rms relative.
 """
 
-import importlib.util
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -44,14 +42,6 @@ GEOMETRIES = {
     "many codebooks, many codes": replace(TINY, layers=1, codebooks=18, codebook_size=1100),
     "unlike": Unlike(layers=1),
 }
-
-
-@pytest.fixture(scope="module")
-def backend() -> Iterator[Backend]:
-    if importlib.util.find_spec("ggml") is None:
-        pytest.skip("ggml-python is not installed")
-    with Backend.open("cpu", threads=1) as backend:
-        yield backend
 
 
 def golden_logits(

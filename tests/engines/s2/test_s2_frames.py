@@ -1,6 +1,5 @@
 """Frames, one and several sequences at a time: against the recording, the reference, and each other."""
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -27,14 +26,6 @@ AR = np.load(GOLDEN / "golden_ar.npz")
 PROMPTS = [AR["A_prompt"], AR["B_prompt"], AR["long_prompt_0"], AR["long_prompt_2"]]
 
 GREEDY = Sampling(top_k=1, max_frames=24)
-
-
-@pytest.fixture(scope="module")
-def backend() -> Iterator[Backend]:
-    if importlib.util.find_spec("ggml") is None:
-        pytest.skip("ggml-python is not installed")
-    with Backend.open("cpu", threads=1) as backend:
-        yield backend
 
 
 @pytest.fixture(scope="module")

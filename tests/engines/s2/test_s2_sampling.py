@@ -1,6 +1,5 @@
 """Sampling in the graph, against the reference's float64 filters on the same logits and the same noise."""
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +29,6 @@ Draw = Callable[[np.ndarray, list[Sampling], np.ndarray], np.ndarray]
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[Model]:
-    if importlib.util.find_spec("ggml") is None:
-        pytest.skip("ggml-python is not installed")
     with Backend.open("cpu", threads=1) as backend, Model.load(GOLDEN / "tiny-f16.gguf", backend) as model:
         yield model
 

@@ -4,9 +4,7 @@ Largest absolute differences reached: F32 file, logits 1.9e-5 and hidden 6.2e-6 
 rounded ones; F16 file, logits 1.7e-3 rms relative.
 """
 
-import importlib.util
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -43,14 +41,6 @@ GEOMETRIES = {
     "many codes": replace(TINY, layers=1, codebook_size=1500, codebooks=3, tied_head=False),
     "biased": Biased(layers=2, heads=3, kv_heads=1, head_dim=16),
 }
-
-
-@pytest.fixture(scope="module")
-def backend() -> Iterator[Backend]:
-    if importlib.util.find_spec("ggml") is None:
-        pytest.skip("ggml-python is not installed")
-    with Backend.open("cpu", threads=1) as backend:
-        yield backend
 
 
 def slow_of(model: Model, rope: Literal["bf16", "f32"] = "f32", kv_type: DType = DType.F32) -> SlowAR:
