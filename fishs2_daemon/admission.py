@@ -1,60 +1,82 @@
 """Who speaks now, who waits, who is refused."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from fishs2_daemon.errors import Busy
+from fishs2_daemon.speech import Priority
+
+#: From this many slots on, one is kept for conversations: long texts may have taken all the others for hours.
+_RESERVING = 4
+
+#: Whoever was passed over this often is let through before all others.
+MOST_PASSED_OVER = 8
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    priority: Priority
+    turn: asyncio.Future[None]
+    passed_over: int = 0
 
 
 class Admission:
-    """A first-come first-served queue in front of the engine's slots, bounded in length and in time."""
+    """A queue in front of the engine's slots, bounded in length and in time: conversations first, then first come,
+    first served."""
 
     def __init__(self) -> None:
         self.slots = 1
         self.running = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: list[_Waiter] = []
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
 
     @asynccontextmanager
-    async def slot(self, max_waiting: int, timeout_s: float) -> AsyncIterator[None]:
+    async def slot(self, priority: Priority, max_waiting: int, timeout_s: float) -> AsyncIterator[None]:
         """Hold a slot. Raises `Busy` at once when `max_waiting` others wait, or after `timeout_s`."""
-        await self._acquire(max_waiting, timeout_s)
+        await self._acquire(priority, max_waiting, timeout_s)
         try:
             yield
         finally:
             self.running -= 1
             self._admit()
 
-    async def _acquire(self, max_waiting: int, timeout_s: float) -> None:
-        if self.running < self.slots and not self._waiting:
+    async def _acquire(self, priority: Priority, max_waiting: int, timeout_s: float) -> None:
+        if self._has_room(priority) and not any(waiter.priority <= priority for waiter in self._waiting):
             self.running += 1
             return
         if len(self._waiting) >= max_waiting:
             raise Busy(f"{self.running} texts are being spoken and {len(self._waiting)} wait; try again in a moment")
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        waiter = _Waiter(priority, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiter)
         try:
             async with asyncio.timeout(timeout_s):
-                await turn
+                await waiter.turn
         except BaseException as error:
-            if turn.done() and not turn.cancelled():
+            if waiter.turn.done() and not waiter.turn.cancelled():
                 # The slot was given in the very moment of giving up: pass it on.
                 self.running -= 1
                 self._admit()
-            elif turn in self._waiting:  # else a slot that became free in that moment has passed it over
-                self._waiting.remove(turn)
+            elif waiter in self._waiting:  # else a slot that became free in that moment has passed it over
+                self._waiting.remove(waiter)
             if isinstance(error, TimeoutError):
                 raise Busy(f"no slot became free within {timeout_s:.0f} s; try again", retry_after_s=5) from None
             raise
 
+    def _has_room(self, priority: Priority) -> bool:
+        reserved = self.slots >= _RESERVING and priority is not Priority.CONVERSATION
+        return self.running < self.slots - reserved
+
     def _admit(self) -> None:
-        while self._waiting and self.running < self.slots:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self.running += 1
-                turn.set_result(None)
+        self._waiting = [waiter for waiter in self._waiting if not waiter.turn.done()]
+        while ready := [waiter for waiter in self._waiting if self._has_room(waiter.priority)]:
+            chosen = min(ready, key=lambda waiter: (waiter.passed_over < MOST_PASSED_OVER, waiter.priority))
+            for waiter in self._waiting[: self._waiting.index(chosen)]:
+                waiter.passed_over += 1
+            self._waiting.remove(chosen)
+            self.running += 1
+            chosen.turn.set_result(None)

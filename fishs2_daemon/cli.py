@@ -37,11 +37,9 @@ def serve(
     http_port: Annotated[str | None, typer.Option(metavar="PORT", help="Port of the HTTP door.")] = None,
     no_http: Annotated[bool, typer.Option("--no-http", help="Wyoming only.")] = False,
     engine: Engine = None,
-    model: Annotated[str | None, typer.Option(metavar="FILE", help="S2 Pro model, for --engine s2.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="Its tokenizer, for --engine s2.")] = None,
-    voices_dir: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Stored voices; without effect in this version.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="FILE", help="S2 Pro model.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="Its tokenizer.")] = None,
+    voices_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of stored voices.")] = None,
     zeroconf_name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Instance name on the network; never change it.")
     ] = None,

@@ -9,6 +9,7 @@ from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from fishs2_daemon.engine_choice import choose_engine
 from fishs2_daemon.errors import ConfigError
 from fishs2_daemon.settings import ENV_PREFIX, RELOADABLE, RETIRED, S2_SETTINGS, WITHOUT_EFFECT_YET, Settings
 
@@ -22,6 +23,9 @@ FLAGS = {
 
 #: FISHS2_* names that `run.py` reads.
 _FOREIGN = frozenset({"temp_dir"})
+
+#: What the choice between the engines depends on, and so has an effect even where it is for the other one.
+_CHOOSING = frozenset({"model_path", "tokenizer_path"})
 
 _SHOWN_CHARS = 60
 
@@ -70,13 +74,13 @@ def given_names() -> list[str]:
 def without_effect(settings: Settings, names: Iterable[str] = ()) -> list[str]:
     """FISHS2_* names that are known but do nothing in this version.
 
-    These are settings that the chosen engine does not act on, when they differ from their default, and those of
-    `names` (see `given_names`) that have no meaning any more.
+    These are settings that the engine which will speak does not act on, when they differ from their default, and those
+    of `names` (see `given_names`) that have no meaning any more.
     """
-    acted_on = S2_SETTINGS if settings.engine == "s2" else frozenset()
+    others = frozenset() if choose_engine(settings).name == "s2" else S2_SETTINGS - _CHOOSING
     waiting = {
         name
-        for name in settings.model_fields_set & (WITHOUT_EFFECT_YET - acted_on)
+        for name in settings.model_fields_set & (WITHOUT_EFFECT_YET | others)
         if getattr(settings, name) != Settings.model_fields[name].get_default(call_default_factory=True)
     }
     retired = {_field_name(name) for name in names} & RETIRED

@@ -10,7 +10,9 @@ from typing import Any
 
 from adapters.openai.server import HttpDoor
 from fishs2_daemon import configuration, logs
+from fishs2_daemon.catalogue import VoiceCatalogue
 from fishs2_daemon.discovery import Discovery, listening_addresses
+from fishs2_daemon.engine_choice import choose_engine
 from fishs2_daemon.errors import Fishs2Error
 from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.notify import Notifier
@@ -18,6 +20,7 @@ from fishs2_daemon.service import SpeechService
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.sockets import DoorSockets, name_of, open_doors, parse_uri
 from fishs2_daemon.speech import EngineState
+from fishs2_daemon.voices.store import VoiceStore
 from fishs2_daemon.worker.supervisor import Supervisor
 from fishs2_daemon.wyoming_server.server import WyomingServer
 
@@ -30,25 +33,23 @@ _STATUS_INTERVAL_S = 2.0
 _EXTENSION_S = 30.0
 
 
-def engine_of(settings: Settings) -> str:
-    """The engine that `auto` stands for. Says in one line why it is the preview."""
-    if settings.engine == "auto":
-        _log.info("the preview voice (espeak-ng) speaks: the S2 engine is not finished, --engine s2 tries it")
-        return "espeak"
-    return settings.engine
-
-
 @asynccontextmanager
 async def running_service(settings: Settings) -> AsyncIterator[tuple[SpeechService, Supervisor]]:
     """The service and its worker without any door, for as long as the context lasts."""
     metrics = Metrics()
-    supervisor = Supervisor(engine_of(settings), settings, metrics)
-    supervising = asyncio.create_task(supervisor.run())
+    choice = choose_engine(settings)
+    if choice.missing:
+        _log.info("the preview voice (espeak-ng) speaks instead of S2 Pro: %s", choice.missing)
+    supervisor = Supervisor(choice.name, settings, metrics)
+    catalogue = VoiceCatalogue(settings, await asyncio.to_thread(VoiceStore, settings.voices_dir))
+    service = SpeechService(settings, supervisor, catalogue, metrics)
+    running = [asyncio.create_task(supervisor.run()), asyncio.create_task(service.keep_warm())]
     try:
-        yield SpeechService(settings, supervisor, metrics), supervisor
+        yield service, supervisor
     finally:
-        supervising.cancel()
-        await asyncio.gather(supervising, return_exceptions=True)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 class Daemon:

@@ -14,6 +14,7 @@ import ifaddr
 from fishs2_daemon import __version__, configuration
 from fishs2_daemon.daemon import running_service
 from fishs2_daemon.discovery import choose_addresses
+from fishs2_daemon.engine_choice import choose_engine
 from fishs2_daemon.errors import ConfigError, Fishs2Error, ListenError
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.sockets import listen_tcp, parse_uri
@@ -35,7 +36,7 @@ class Finding:
 
 async def examine(settings: Settings, say: Callable[[str], None]) -> bool:
     """Report each finding as a line. True when there is no problem."""
-    findings = [_program(), *_settings(settings), await _engine(settings), _model()]
+    findings = [_program(), *_settings(settings), await _engine(settings), _model(settings)]
     findings += [_wyoming(uri) for uri in settings.uri]
     findings += [_port("HTTP", settings.host, settings.port, "FISHS2_HOST, FISHS2_PORT")] if settings.http else []
     findings += [_discovery(settings), _access(settings), _service_manager()]
@@ -80,12 +81,11 @@ async def _engine(settings: Settings) -> Finding:
     )
 
 
-def _model() -> Finding:
-    return Finding(
-        NOTE,
-        "the preview voice (espeak-ng, robotic) speaks; the S2 Pro engine is not finished",
-        "nothing to do: a later version runs S2 Pro from its GGUF files behind the same ports; --engine s2 tries it",
-    )
+def _model(settings: Settings) -> Finding:
+    choice = choose_engine(settings)
+    if choice.name == "s2":
+        return Finding(OK, f"S2 Pro from {settings.model_path}; built with Fish Audio, for non-commercial use")
+    return Finding(NOTE, "the preview voice (espeak-ng, robotic) speaks instead of S2 Pro", choice.missing)
 
 
 def _wyoming(uri: str) -> Finding:

@@ -5,6 +5,14 @@
       ListenError                 an address is taken, or not this machine's
       RequestError                the caller's fault: the same request fails again
         InvalidRequest
+          MissingFiles            a voice without a clip
+          InvalidReferenceAudio   a clip that is no audio, or of a kind that is not read
+            ReferenceAudioTooShort, ReferenceAudioTooLong
+          MissingTranscript       a clip to clone without the words that are said in it
+          UploadTooLarge          too many bytes or clips
+          VoiceExists             the id is taken
+          TooManyVoices           the voice store is full
+          BrokenVoice             a stored voice that cannot speak as it lies there
         TextTooLong
         UnknownVoice
         PeerRefused               not from a network that is answered
@@ -18,6 +26,7 @@
         WorkerCrashed
         EngineError               the engine reported a failure of its own
           ModelFileError, PromptError, ShapeError, UnsupportedOperation    drawn where the S2 engine has them
+      StorageError                the voice store cannot be written or read: a full disk, a wrong owner
       ProtocolError               a peer broke the wire format
 
 `code` is the stable, machine-readable name that doors put beside the text.
@@ -52,6 +61,42 @@ class RequestError(Fishs2Error):
 
 class InvalidRequest(RequestError):
     pass
+
+
+class MissingFiles(InvalidRequest):
+    code = "missing-files"
+
+
+class InvalidReferenceAudio(InvalidRequest):
+    code = "invalid-reference-audio"
+
+
+class ReferenceAudioTooShort(InvalidReferenceAudio):
+    code = "reference-audio-too-short"
+
+
+class ReferenceAudioTooLong(InvalidReferenceAudio):
+    code = "reference-audio-too-long"
+
+
+class UploadTooLarge(InvalidRequest):
+    code = "upload-too-large"
+
+
+class VoiceExists(InvalidRequest):
+    code = "voice-exists"
+
+
+class TooManyVoices(InvalidRequest):
+    code = "too-many-voices"
+
+
+class MissingTranscript(InvalidRequest):
+    code = "missing-transcript"
+
+
+class BrokenVoice(InvalidRequest):
+    code = "broken-voice"
 
 
 class TextTooLong(RequestError):
@@ -106,6 +151,10 @@ class WorkerCrashed(SynthesisError):
 
 class EngineError(SynthesisError):
     pass
+
+
+class StorageError(Fishs2Error):
+    code = "storage"
 
 
 class ProtocolError(Fishs2Error):

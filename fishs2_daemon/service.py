@@ -6,17 +6,18 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
 from fishs2_daemon.admission import Admission
+from fishs2_daemon.catalogue import VoiceCatalogue
+from fishs2_daemon.engines.base import Utterance
 from fishs2_daemon.errors import (
     DeadlineExceeded,
     Fishs2Error,
     ShuttingDown,
     SynthesisError,
     TextTooLong,
-    UnknownVoice,
 )
 from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.settings import Settings
-from fishs2_daemon.speech import EngineInfo, EngineState, Pcm, SpeechRequest, Voice
+from fishs2_daemon.speech import EngineInfo, EngineState, Pcm, Priority, SpeechRequest, Voice
 from fishs2_daemon.text.feed import PhraseFeed
 from fishs2_daemon.worker.supervisor import Supervisor
 
@@ -29,14 +30,16 @@ SILENCE_S = 0.1
 _BLOCK_S = 0.1
 _FIRST_BLOCK_S = 0.04
 
-_NAMES_SHOWN = 20
+#: How soon a new worker's voices are warmed, at the latest.
+_LOOK_S = 5.0
 
 
 class SpeechService:
     """Validates, resolves the voice, splits the text, queues, bounds and cancels."""
 
-    def __init__(self, settings: Settings, supervisor: Supervisor, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, supervisor: Supervisor, catalogue: VoiceCatalogue, metrics: Metrics) -> None:
         self.settings = settings
+        self.catalogue = catalogue
         self.metrics = metrics
         self._supervisor = supervisor
         self._admission = Admission()
@@ -66,20 +69,30 @@ class SpeechService:
         return self._admission.waiting
 
     def voices(self) -> tuple[Voice, ...]:
-        return self.engine.voices if self.engine else ()
+        """As of the last `refresh`, or request."""
+        return self.catalogue.voices(self.engine)
+
+    async def refresh(self) -> None:
+        """Look for stored voices that came or went."""
+        await self.catalogue.refresh()
 
     def default_voice(self, engine: EngineInfo) -> str | None:
-        """Id of the voice of requests that name none: the one that is set, else one of the first language that is
-        set, else the engine's own. None where the one that is set does not exist."""
-        if self.settings.default_voice:
-            return _named(self.settings.default_voice, engine)
-        for language in self.settings.languages[:1]:
-            return _speaking(language, engine) or engine.default_voice
-        return engine.default_voice
+        """Id of the voice of requests that name none; None where the one that is set does not exist."""
+        return self.catalogue.default(engine)
 
     def close(self) -> None:
         """Refuse what comes from now on; what runs may finish."""
         self._closing = True
+
+    async def keep_warm(self) -> None:
+        """Make the voices that are set ready on every worker that comes; runs until it is cancelled."""
+        warmed: int | None = None
+        while self.settings.warm_voices:
+            if (pid := self._supervisor.pid) is not None and pid != warmed and self.engine and self.engine.clones:
+                warmed = pid
+                for voice in self.settings.warm_voices:
+                    await self._warm(voice, self.engine)
+            await self._supervisor.wait_for_change(_LOOK_S)
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[Pcm, None]:
         """The speech as one ordered stream of short blocks at one rate. Closing it cancels the work.
@@ -110,48 +123,50 @@ class SpeechService:
         feed = PhraseFeed(request.text, max_chars=settings.max_text_chars, timeout_s=settings.text_timeout_s)
         async with feed:
             engine = await self._supervisor.ready(settings.queue_timeout_s)
-            voice = self._resolve(request, engine)
+            casting = await self.catalogue.cast(request.voice, request.language, engine)
             first = await anext(feed, None)
             if first is None:
                 yield _silence(engine.sample_rate)
                 return
             self._admission.slots = engine.slots
             clock = _Clock(self.metrics)
-            async with self._admission.slot(settings.max_queue, settings.queue_timeout_s):
+            async with self._admission.slot(request.priority, settings.max_queue, settings.queue_timeout_s):
                 clock.admitted()
+                utterance = Utterance(
+                    casting.voice,
+                    _Rejoined(first, feed),
+                    casting.clips,
+                    request.sampling.over(casting.sampling),
+                    request.priority,
+                )
                 async with (
-                    aclosing(self._supervisor.speak(voice, _Rejoined(first, feed))) as speech,
+                    aclosing(self._supervisor.speak(utterance)) as speech,
                     aclosing(self._bounded(speech, feed, clock)) as blocks,
                 ):
                     async for block in blocks:
                         yield block
-                clock.ended(voice)
+                clock.ended(casting.name)
             if not clock.heard_audio:
                 yield _silence(engine.sample_rate)
+
+    async def _warm(self, voice: str, engine: EngineInfo) -> None:
+        settings = self.settings
+        try:
+            casting = await self.catalogue.cast(voice, None, engine)
+            async with self._admission.slot(Priority.READING, settings.max_queue, settings.queue_timeout_s):
+                utterance = Utterance(casting.voice, _nothing(), casting.clips, priority=Priority.READING)
+                async with aclosing(self._supervisor.speak(utterance)) as speech:
+                    async for _ in speech:
+                        pass
+            _log.info("the voice %s is warm", casting.name)
+        except Fishs2Error as error:
+            _log.warning("FISHS2_WARM_VOICES: %s: %s", voice, error)
 
     def _check(self, request: SpeechRequest) -> None:
         if isinstance(request.text, str) and len(request.text) > self.settings.max_text_chars:
             raise TextTooLong(
                 f"the text has {len(request.text)} characters; allowed: {self.settings.max_text_chars}", param="input"
             )
-
-    def _resolve(self, request: SpeechRequest, engine: EngineInfo) -> str:
-        wanted = (request.voice or "").strip()
-        if wanted.lower() not in ("", "default"):
-            if voice := _named(wanted, engine):
-                return voice
-            if self.settings.unknown_voice == "error":
-                raise UnknownVoice(f"there is no voice {wanted!r}; voices: {_some_names(engine)}", param="voice")
-            _log.warning("there is no voice %r; the default speaks (FISHS2_UNKNOWN_VOICE=default)", wanted)
-        elif request.language and not wanted:
-            if voice := _speaking(request.language, engine):
-                return voice
-            raise UnknownVoice(f"no voice speaks {request.language!r}; voices: {_some_names(engine)}", param="voice")
-        if voice := self.default_voice(engine):
-            return voice
-        raise UnknownVoice(
-            f"FISHS2_DEFAULT_VOICE: there is no voice {self.settings.default_voice!r}; voices: {_some_names(engine)}"
-        )
 
     async def _bounded(
         self, blocks: AsyncGenerator[Pcm, None], feed: PhraseFeed, clock: "_Clock"
@@ -244,6 +259,11 @@ class _Rejoined:
         return await anext(self._rest)
 
 
+async def _nothing() -> AsyncGenerator[str, None]:
+    return
+    yield
+
+
 def _silence(sample_rate: int) -> Pcm:
     return Pcm(bytes(2 * round(SILENCE_S * sample_rate)), sample_rate)
 
@@ -255,25 +275,3 @@ def _pieces(block: Pcm, *, first: bool) -> Iterator[Pcm]:
         size = 2 * int(longest_s * block.sample_rate)
         yield Pcm(block.samples[start : start + size], block.sample_rate)
         start += size
-
-
-def _named(wanted: str, engine: EngineInfo) -> str | None:
-    exact = {voice.id: voice.id for voice in engine.voices}
-    return exact.get(wanted) or {voice.id.casefold(): voice.id for voice in engine.voices}.get(wanted.casefold())
-
-
-def _speaking(language: str, engine: EngineInfo) -> str | None:
-    """The first voice of exactly that language, else of its primary language; the default voice goes first."""
-    wanted = language.strip().replace("_", "-").lower()
-    voices = sorted(engine.voices, key=lambda voice: voice.id != engine.default_voice)
-    for tag in (wanted, wanted.partition("-")[0]):
-        for voice in voices:
-            if tag in (known.lower() for known in voice.languages):
-                return voice.id
-    return None
-
-
-def _some_names(engine: EngineInfo) -> str:
-    names = sorted((voice.id for voice in engine.voices), key=lambda name: name != engine.default_voice)
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more

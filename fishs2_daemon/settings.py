@@ -162,7 +162,7 @@ class Settings(BaseSettings):
     cancel_timeout_s: Seconds = Field(5.0, description="a worker that does not stop an answer in this time is killed")
     drain_timeout_s: Seconds = Field(20.0, description="time for running answers to finish after SIGTERM")
 
-    # Known to the wrapper that this daemon replaces; the S2 engine, which is not finished, takes them over.
+    # The S2 engine
     backend: Annotated[Literal["auto", "cuda", "vulkan", "metal", "cpu"], BeforeValidator(_lower)] = Field(
         "auto", description="what the model runs on"
     )
@@ -180,6 +180,14 @@ class Settings(BaseSettings):
     top_p: float = Field(0.8, ge=0, le=1, description="nucleus sampling")
     top_k: int = Field(30, ge=0, le=500, description="sampling among the best k; 0: among all")
     min_tokens_before_end: int = Field(0, ge=0, le=8192, description="frames before the model may end")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of requests that name none")
+    slots: int = Field(0, ge=0, le=64, description="texts spoken at a time; 0: as memory allows")
+    context: int = Field(4096, ge=256, le=32768, description="positions that a text and its voice may take")
+    voice_cache_mb: int = Field(512, ge=0, le=1_000_000, description="memory for voices that were heard before, MB")
+    warm_voices: StrList = Field([], description="stored voices that are made ready at the start")
+    rope: Annotated[Literal["bf16", "f32"], BeforeValidator(_lower)] = Field(
+        "bf16", description="rotations rounded as the official engines do, or exact"
+    )
 
     @field_validator("uri")
     @classmethod
@@ -189,17 +197,15 @@ class Settings(BaseSettings):
         return value
 
 
-#: Settings that the preview voice does not act on.
-WITHOUT_EFFECT_YET = frozenset(
-    {"model_path", "tokenizer_path", "models_dir", "voices_dir", "backend", "gpu_device", "n_gpu_layers", "n_threads"}
-    | {"model_quant", "skip_gpu_check", "skip_downloads", "force_downloads", "max_new_tokens", "temperature", "top_p"}
-    | {"top_k", "min_tokens_before_end"}
+#: Settings that nothing acts on yet.
+WITHOUT_EFFECT_YET = frozenset({"models_dir", "n_gpu_layers", "model_quant", "skip_gpu_check"}) | frozenset(
+    {"skip_downloads", "force_downloads"}
 )
 
-#: Those of them that the S2 engine, which is not finished, acts on.
+#: Settings that only the S2 engine acts on.
 S2_SETTINGS = frozenset(
     {"model_path", "tokenizer_path", "backend", "gpu_device", "n_threads", "max_new_tokens", "temperature", "top_p"}
-    | {"top_k"}
+    | {"top_k", "min_tokens_before_end", "seed", "slots", "context", "voice_cache_mb", "warm_voices", "rope"}
 )
 
 #: Names that the replaced wrapper reads and that nothing here needs: its native runtime, its downloads, its extra logs.

@@ -9,6 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from fishs2_daemon.admission import Admission
 from fishs2_daemon.errors import Busy
+from fishs2_daemon.speech import Priority
 
 PATIENT_S = 60.0
 
@@ -21,7 +22,7 @@ class Speaker:
         self.is_inside = False
         self.refusal: Busy | None = None
         self.may_leave = asyncio.Event()
-        self._slot = admission.slot(max_waiting, timeout_s)
+        self._slot = admission.slot(Priority.READING, max_waiting, timeout_s)
 
     async def speak(self) -> None:
         try:
@@ -153,18 +154,18 @@ TestAdmission = AdmissionMachine.TestCase
 
 async def test_a_full_queue_is_refused_at_once_with_a_hint() -> None:
     admission = Admission()
-    async with admission.slot(0, PATIENT_S):
+    async with admission.slot(Priority.READING, 0, PATIENT_S):
         with pytest.raises(Busy, match="1 texts are being spoken and 0 wait") as busy:
-            await admission.slot(0, PATIENT_S).__aenter__()
+            await admission.slot(Priority.READING, 0, PATIENT_S).__aenter__()
         assert busy.value.retry_after_s == 1
         assert (admission.running, admission.waiting) == (1, 0)
 
 
 async def test_a_wait_ends_with_its_timeout() -> None:
     admission = Admission()
-    async with admission.slot(1, PATIENT_S):
+    async with admission.slot(Priority.READING, 1, PATIENT_S):
         with pytest.raises(Busy, match="no slot became free within 0 s") as busy:
-            await admission.slot(1, 0.01).__aenter__()
+            await admission.slot(Priority.READING, 1, 0.01).__aenter__()
         assert busy.value.retry_after_s == 5
         assert (admission.running, admission.waiting) == (1, 0)
 
@@ -172,7 +173,7 @@ async def test_a_wait_ends_with_its_timeout() -> None:
 async def test_what_fails_inside_gives_its_slot_back_and_surfaces() -> None:
     admission = Admission()
     with pytest.raises(ZeroDivisionError):
-        async with admission.slot(0, PATIENT_S):
+        async with admission.slot(Priority.READING, 0, PATIENT_S):
             raise ZeroDivisionError
     assert admission.running == 0
 
@@ -181,7 +182,7 @@ async def test_waiters_come_in_one_by_one_in_their_order() -> None:
     admission, order = Admission(), []
 
     async def speak(number: int) -> None:
-        async with admission.slot(99, PATIENT_S):
+        async with admission.slot(Priority.READING, 99, PATIENT_S):
             assert admission.running == 1
             order.append(number)
             await asyncio.sleep(0)

@@ -74,6 +74,17 @@ def as_http_error(exception: BaseException) -> HttpError:
             return HttpError(413, "text_too_long", str(exception), param=exception.param or "input")
         case errors.UnknownVoice():
             return HttpError(404, "voice_not_found", str(exception), param=exception.param or "voice")
+        case errors.MissingFiles():
+            return HttpError(400, "missing_files", str(exception), param=exception.param or "files")
+        case errors.UploadTooLarge():
+            return HttpError(413, "upload_too_large", str(exception), param=exception.param)
+        case errors.VoiceExists() | errors.TooManyVoices():
+            code = exception.code.replace("-", "_")
+            return HttpError(409, code, str(exception), param=exception.param, headers={"x-should-retry": "false"})
+        case errors.MissingTranscript():
+            return HttpError(422, "missing_prompt_text", str(exception), param=exception.param)
+        case errors.InvalidReferenceAudio() | errors.BrokenVoice():
+            return HttpError(422, exception.code.replace("-", "_"), str(exception), param=exception.param)
         case errors.RequestError():
             return HttpError(422, "invalid_value", str(exception), param=exception.param)
         case errors.Unavailable():
@@ -84,6 +95,9 @@ def as_http_error(exception: BaseException) -> HttpError:
             return HttpError(500, "engine_crashed", without_paths(str(exception)))
         case errors.SynthesisError():
             return HttpError(500, "generation_failed", without_paths(str(exception)))
+        case errors.StorageError():
+            no_retry = {"x-should-retry": "false"}
+            return HttpError(507, "insufficient_storage", without_paths(str(exception)), headers=no_retry)
         case CancelledError():
             return HttpError(503, "cancelled", "The request was cancelled.", headers={"Retry-After": "1"})
         case SanicException():

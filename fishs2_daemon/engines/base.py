@@ -4,17 +4,24 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from fishs2_daemon.speech import EngineInfo, Pcm
+from fishs2_daemon.speech import AS_SET, Clip, EngineInfo, Pcm, Priority, SamplingOverrides
 
 Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One text for the engine: `phrases` arrive one by one, in order, and may arrive while it speaks."""
+    """One text for the engine: `phrases` arrive one by one, in order, and may arrive while it speaks.
+
+    With `clips` it is spoken like those, whatever `voice` is; an engine that does not clone is never given any.
+    Without any phrase the voice is made ready, and nothing is said.
+    """
 
     voice: str
     phrases: AsyncIterator[str]
+    clips: tuple[Clip, ...] = ()
+    sampling: SamplingOverrides = AS_SET
+    priority: Priority = Priority.CONVERSATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,11 @@ class EngineOptions:
     top_p: float = 0.8
     top_k: int = 30
     seed: int = 0
+    min_tokens_before_end: int = 0
+    rope: str = "bf16"
+    slots: int = 0
+    context: int = 4096
+    voice_cache_mb: int = 512
 
 
 class Engine(Protocol):

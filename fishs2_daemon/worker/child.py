@@ -36,8 +36,7 @@ _PIECE_BYTES = 32 * 1024
 class _Job:
     """One running utterance, and the iterator of its phrases. Its audio goes out as far as the credit reaches."""
 
-    def __init__(self, voice: str) -> None:
-        self.voice = voice
+    def __init__(self) -> None:
         self.inbox: asyncio.Queue[str | None] = asyncio.Queue()
         self.task: asyncio.Task[None] | None = None
         self._credit = wire.WINDOW_BYTES
@@ -87,8 +86,9 @@ class Child:
             case Kind.REFRESH if self._engine:
                 self._send(wire.ready_frame(self._engine.info()))
             case Kind.START if self._engine:
-                job = self._jobs[frame.utterance] = _Job(wire.fields_of(frame)["voice"])
-                job.task = asyncio.create_task(self._speak(frame.utterance, job, self._engine))
+                job = self._jobs[frame.utterance] = _Job()
+                utterance = wire.utterance_of(frame, job)
+                job.task = asyncio.create_task(self._speak(frame.utterance, job, utterance, self._engine))
             case Kind.PHRASE | Kind.FINISH | Kind.CREDIT | Kind.CANCEL:
                 # An utterance that is over may still be spoken to: the frames crossed.
                 if frame.utterance in self._jobs:
@@ -109,6 +109,9 @@ class Child:
 
     async def _load(self, name: str, options: EngineOptions) -> None:
         try:
+            if (replaced := self._engine) is not None:
+                self._engine = None
+                await replaced.close()
             module, _, attribute = ENGINES[name].partition(":")
             engine: Engine = getattr(importlib.import_module(module), attribute)(options)
             info = await engine.load(self._progress)
@@ -124,20 +127,20 @@ class Child:
     def _progress(self, what: str, fraction: float) -> None:
         self._send(wire.json_frame(Kind.PROGRESS, what=what, fraction=fraction))
 
-    async def _speak(self, utterance: int, job: _Job, engine: Engine) -> None:
-        end = Frame(Kind.END, utterance)
+    async def _speak(self, number: int, job: _Job, utterance: Utterance, engine: Engine) -> None:
+        end = Frame(Kind.END, number)
         try:
-            async with aclosing(engine.speak(Utterance(job.voice, job))) as blocks:
+            async with aclosing(engine.speak(utterance)) as blocks:
                 async for block in blocks:
-                    await self._send_audio(utterance, job, block)
+                    await self._send_audio(number, job, block)
         except asyncio.CancelledError:
             pass
         except EngineError as error:
-            end = wire.text_frame(Kind.ERROR, utterance, str(error))
+            end = wire.text_frame(Kind.ERROR, number, str(error))
         except Exception as error:  # noqa: BLE001 - an edge: one utterance ends, the worker lives
-            _log.exception("utterance %d", utterance)
-            end = wire.text_frame(Kind.ERROR, utterance, f"the engine failed: {type(error).__name__}")
-        del self._jobs[utterance]
+            _log.exception("utterance %d", number)
+            end = wire.text_frame(Kind.ERROR, number, f"the engine failed: {type(error).__name__}")
+        del self._jobs[number]
         self._send(end)
 
     async def _send_audio(self, utterance: int, job: _Job, block: Pcm) -> None:

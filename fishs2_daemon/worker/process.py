@@ -150,7 +150,7 @@ class WorkerProcess:
         answer = self._answers[number] = _Answer()
         if self._process.returncode is not None or self._reader.at_eof():
             answer.end(WorkerGone(self._how_it_ended()))
-        self._send(wire.json_frame(Kind.START, number, voice=utterance.voice))
+        self._send(wire.start_frame(number, utterance))
         feeding = asyncio.create_task(self._feed(number, answer, utterance.phrases))
         try:
             while (block := await answer.take()) is not None:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Any, Self
 
 from fishs2_daemon.engines.base import Utterance
@@ -123,16 +124,16 @@ class Supervisor:
             return self.engine
         raise EngineUnavailable(f"the speech engine does not start: {self.detail}", retry_after_s=30)
 
-    async def speak(self, voice: str, phrases: AsyncIterator[str]) -> AsyncGenerator[Pcm, None]:
+    async def speak(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
         """Raises `WorkerCrashed`, `EngineError`, `Loading`, `EngineUnavailable`, or what the phrases raised."""
-        replayable = _Phrases(phrases)
+        replayable = _Phrases(utterance.phrases)
         spoken = False
         for run in range(1, _RUNS_PER_UTTERANCE + 1):
             await self.ready(self._settings.queue_timeout_s)
             if (worker := self._worker) is None:
                 continue
             try:
-                async with aclosing(worker.speak(Utterance(voice, replayable.again()))) as blocks:
+                async with aclosing(worker.speak(replace(utterance, phrases=replayable.again()))) as blocks:
                     async for block in blocks:
                         spoken = True
                         yield block

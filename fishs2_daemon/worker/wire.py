@@ -10,12 +10,14 @@ Bodies are JSON, UTF-8 text, or samples behind their rate; nothing is ever unpic
 import asyncio
 import json
 import struct
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any
 
+from fishs2_daemon.engines.base import Utterance
 from fishs2_daemon.errors import ProtocolError
-from fishs2_daemon.speech import EngineInfo, Pcm, Voice
+from fishs2_daemon.speech import Clip, EngineInfo, Pcm, Priority, SamplingOverrides, Voice
 
 #: Room for a list of some 20,000 voices; audio and phrases stay far below.
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -31,7 +33,7 @@ class Kind(IntEnum):
     """Below 16: daemon to worker. From 16 on: worker to daemon."""
 
     LOAD = 1  # JSON: engine, options, log_level
-    START = 2  # JSON: voice
+    START = 2  # JSON: what `Utterance` has beside its phrases
     PHRASE = 3  # text
     FINISH = 4
     CANCEL = 5
@@ -90,6 +92,24 @@ def fields_of(frame: Frame) -> dict[str, Any]:
     return fields
 
 
+def start_frame(number: int, utterance: Utterance) -> Frame:
+    return json_frame(
+        Kind.START, number, voice=utterance.voice, priority=utterance.priority, sampling=asdict(utterance.sampling),
+        clips=[asdict(clip) for clip in utterance.clips],
+    )  # fmt: skip
+
+
+def utterance_of(frame: Frame, phrases: AsyncIterator[str]) -> Utterance:
+    fields = fields_of(frame)
+    try:
+        return Utterance(
+            voice=fields["voice"], phrases=phrases, clips=tuple(Clip(**clip) for clip in fields["clips"]),
+            sampling=SamplingOverrides(**fields["sampling"]), priority=Priority(fields["priority"]),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"worker frame START: {error!r}") from None
+
+
 def audio_frame(utterance: int, pcm: Pcm) -> Frame:
     return Frame(Kind.AUDIO, utterance, _U32.pack(pcm.sample_rate) + pcm.samples)
 
@@ -114,7 +134,7 @@ def ready_frame(info: EngineInfo) -> Frame:
     voices = [[voice.id, voice.description, list(voice.languages)] for voice in info.voices]
     return json_frame(
         Kind.READY, name=info.name, sample_rate=info.sample_rate, slots=info.slots, default_voice=info.default_voice,
-        voices=voices,
+        voices=voices, clones=info.clones,
     )  # fmt: skip
 
 

@@ -150,6 +150,7 @@ class Connection:
             self._unfinished_streams += SynthesizeStart.is_type(kind)
             raise self._refusal
         if Describe.is_type(kind):
+            await self._service.refresh()
             await self._write(info_event(self._service))
         elif Ping.is_type(kind):
             text = event.data.get("text")

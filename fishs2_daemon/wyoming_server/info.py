@@ -18,7 +18,11 @@ _MAKERS = {
     "espeak": (
         "Preview voice (espeak-ng)",
         Attribution(name="espeak-ng", url="https://github.com/espeak-ng/espeak-ng"),
-    )
+    ),
+    "s2": (
+        "Fish Audio S2 Pro (built with Fish Audio)",
+        Attribution(name="Fish Audio", url="https://huggingface.co/fishaudio/s2-pro"),
+    ),
 }
 _NOBODY_YET = ("The engine is loading", Attribution(name="fishs2-daemon", url=""))
 

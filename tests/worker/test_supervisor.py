@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from fishs2_daemon import configuration
+from fishs2_daemon.engines.base import Utterance
 from fishs2_daemon.errors import EngineError, EngineUnavailable, Loading, WorkerCrashed
 from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.settings import Settings
@@ -91,7 +92,7 @@ def supervise(tmp_path: Path, settings: Settings):  # type: ignore[no-untyped-de
 async def say(supervisor: Supervisor, *phrases: str) -> int:
     """Samples heard."""
     heard = 0
-    async with aclosing(supervisor.speak("v", Phrases(*phrases))) as blocks:
+    async with aclosing(supervisor.speak(Utterance("v", Phrases(*phrases)))) as blocks:
         async for block in blocks:
             assert block.sample_rate == 1000
             heard += len(block.samples) // 2
@@ -187,7 +188,7 @@ async def test_an_utterance_that_was_heard_is_not_replayed(supervise) -> None:  
     async with supervise(speak="if phrase == 'poison': await asyncio.sleep(0.2); os.abort()") as supervisor:
         heard = 0
         with pytest.raises(WorkerCrashed):  # noqa: PT012 - the loop is what is tested
-            async with aclosing(supervisor.speak("v", Phrases("first", "poison"))) as blocks:
+            async with aclosing(supervisor.speak(Utterance("v", Phrases("first", "poison")))) as blocks:
                 async for block in blocks:
                     heard += len(block.samples) // 2
         assert heard == 5
@@ -222,7 +223,7 @@ async def test_a_worker_whose_loop_is_blocked_is_killed(supervise, settings: Set
 
 async def test_audio_ahead_of_the_listener_is_bounded(supervise) -> None:  # type: ignore[no-untyped-def]
     async with supervise(speak="phrase = 'x' * 100_000") as supervisor:
-        blocks = supervisor.speak("v", Phrases(*["more"] * 50))
+        blocks = supervisor.speak(Utterance("v", Phrases(*["more"] * 50)))
         await anext(blocks)
         await asyncio.sleep(0.5)
         (answer,) = supervisor._worker._answers.values()

@@ -1,33 +1,22 @@
 """S2 Pro behind the engine protocol: a phrase becomes a prompt, frames, and sound as the frames come.
 
-The phrases of one text are one growing conversation, so that an uncloned voice stays the same person. One text at a
-time; all native work runs on one thread, a frame at a time, and stops between two frames.
+The phrases of one text are one growing conversation, so that an uncloned voice stays the same person, and what its
+slot holds of that is never computed again.
 """
 
 import asyncio
-import importlib.util
 import logging
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from fishs2_daemon.engines.base import EngineOptions, Progress, Utterance
-from fishs2_daemon.engines.s2.codec import Decoder, DecoderStream, converted
-from fishs2_daemon.engines.s2.generator import Generator
-from fishs2_daemon.engines.s2.ggml import Backend
-from fishs2_daemon.engines.s2.gguf import GgufFile
-from fishs2_daemon.engines.s2.guards import Guard, frame_budget
-from fishs2_daemon.engines.s2.model import Model
-from fishs2_daemon.engines.s2.model_file import read_config
-from fishs2_daemon.engines.s2.prompt import Conversation, PromptFormat, Turn
+from fishs2_daemon.engines.s2.answer import Answer
+from fishs2_daemon.engines.s2.guards import frame_budget
+from fishs2_daemon.engines.s2.loading import Loaded, load
+from fishs2_daemon.engines.s2.prompt import Conversation
 from fishs2_daemon.engines.s2.sampling import Sampling
-from fishs2_daemon.engines.s2.tokenizer import Tokenizer
 from fishs2_daemon.errors import EngineError
 from fishs2_daemon.speech import EngineInfo, Pcm, Voice
 
@@ -35,27 +24,14 @@ _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-_SLOT = 0
+_VOICE = Voice(
+    "s2",
+    "Fish Audio S2 Pro",
+    ("en", "zh", "ja", "ko", "es", "pt", "ar", "ru", "fr", "de", "it", "nl", "pl", "tr", "sv"),
+)
 
-#: Keys and values of this many positions are kept; a text that grows beyond starts its conversation anew.
-_CONTEXT = 4096
-
-_VOICE = "s2"
-_LANGUAGES = ("en", "zh", "ja", "ko", "es", "pt", "ar", "ru", "fr", "de", "it", "nl", "pl", "tr", "sv")
-
-_LOUDEST = 32767
-
-
-@dataclass(slots=True)
-class _Loaded:
-    """What `load` made, all of it used on the engine's thread alone."""
-
-    model: Model
-    tokenizer: Tokenizer
-    prompts: PromptFormat
-    generator: Generator
-    decoder: Decoder
-    info: EngineInfo
+#: Of the context, the share that stays when a long text has filled it: the voice, and how it began.
+_ANCHOR = 1 / 4
 
 
 class S2Engine:
@@ -63,8 +39,9 @@ class S2Engine:
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
+        # For what blocks and is no frame: loading, and the codes of clips.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="s2")
-        self._loaded: _Loaded | None = None
+        self._loaded: Loaded | None = None
 
     async def load(self, progress: Progress) -> EngineInfo:
         loop = asyncio.get_running_loop()
@@ -72,43 +49,48 @@ class S2Engine:
         def report(fraction: float) -> None:
             loop.call_soon_threadsafe(progress, "loading the model", fraction)
 
-        self._loaded = await self._on_thread(lambda: _load(self._options, report))
-        return self._loaded.info
+        self._loaded = await self._on_thread(lambda: load(self._options, report))
+        return self.info()
 
     def info(self) -> EngineInfo:
-        return self._ready.info
+        loaded = self._ready
+        rate = loaded.model.config.codec.sample_rate
+        return EngineInfo("s2", rate, loaded.generator.slots, _VOICE.id, (_VOICE,), clones=True)
 
     async def speak(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
         loaded = self._ready
-        conversation, cached = loaded.prompts.begin(), 0
-        async for phrase in utterance.phrases:
-            turn, cached = self._turn(conversation, phrase, cached)
-            spoken: list[npt.NDArray[np.int32]] = []
-            stream = await self._on_thread(partial(self._begin, turn, phrase, cached))
-            guard = Guard(loaded.info.sample_rate)
-            try:
-                while not guard.is_stuck and (frame := await self._on_thread(partial(self._frame, stream))):
-                    codes, samples = frame
-                    spoken.append(codes)
-                    guard.see(codes, samples)
-                    yield Pcm(_pcm16(samples), loaded.info.sample_rate)
-            finally:
-                # Also when the listener left: behind the frame that may still be computed.
-                await asyncio.wait([asyncio.ensure_future(self._on_thread(stream.close))])
-            if guard.is_stuck or loaded.generator.finish(_SLOT) == "length":
-                _log.warning("an answer did not end by itself after %d frames", len(spoken))
-            conversation = turn.answered(np.stack(spoken, axis=1) if spoken else _no_codes(loaded))
-            cached = turn.columns.shape[1]
+        references = [await self._on_thread(partial(loaded.clips.reference, clip)) for clip in utterance.clips]
+        beginning = loaded.prompts.begin(references)
+        seat = loaded.runner.join(utterance.priority)
+        try:
+            told = _Told(beginning, loaded.generator.context)
+            async for phrase in utterance.phrases:
+                sampling = self._sampling(utterance, phrase)
+                answer = told.ask(phrase, sampling)
+                loaded.runner.speak(seat, answer)
+                async for block in answer:
+                    yield block
+                    loaded.runner.wake(seat)
+                if answer.was_cut:
+                    _log.warning("an answer did not end by itself after %d frames", answer.codes.shape[1])
+                told.hear(answer)
+            if not told.has_begun:
+                columns = beginning.columns
+                answer = Answer(columns, fed=0, prefix=columns.shape[1], sampling=None)
+                loaded.runner.speak(seat, answer)
+                async for _ in answer:
+                    pass
+        finally:
+            loaded.runner.leave(seat)
 
     async def close(self) -> None:
         if loaded := self._loaded:
             self._loaded = None
-            await self._on_thread(loaded.generator.close)
-            await self._on_thread(loaded.model.close)
+            await self._on_thread(loaded.close)
         self._thread.shutdown(wait=False)
 
     @property
-    def _ready(self) -> _Loaded:
+    def _ready(self) -> Loaded:
         if self._loaded is None:
             raise EngineError("the model is not loaded")
         return self._loaded
@@ -116,64 +98,48 @@ class S2Engine:
     async def _on_thread(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _turn(self, conversation: Conversation, phrase: str, cached: int) -> tuple[Turn, int]:
-        """The next message, and how many of its columns the slot holds; from the start again where context is short."""
-        turn = conversation.ask(phrase)
-        if self._ready.generator.context - turn.columns.shape[1] > self._budget(phrase):
-            return turn, cached
-        return self._ready.prompts.begin().ask(phrase), 0
-
-    def _budget(self, phrase: str) -> int:
-        return frame_budget(len(self._ready.tokenizer.encode(phrase)), self._options.max_new_tokens)
-
-    def _begin(self, turn: Turn, phrase: str, cached: int) -> DecoderStream:
-        loaded, options = self._ready, self._options
-        unfed = turn.unfed(cached)
-        loaded.generator.prefill(_SLOT, unfed, turn.columns.shape[1] - unfed.shape[1])
-        sampling = Sampling(
-            options.temperature, options.top_p, options.top_k, seed=options.seed, max_frames=self._budget(phrase)
+    def _sampling(self, utterance: Utterance, phrase: str) -> Sampling:
+        options, asked = self._options, utterance.sampling
+        most = _or(asked.max_new_tokens, options.max_new_tokens)
+        budget = frame_budget(len(self._ready.tokenizer.encode(phrase)), most)
+        return Sampling(
+            temperature=_or(asked.temperature, options.temperature),
+            top_p=_or(asked.top_p, options.top_p),
+            top_k=_or(asked.top_k, options.top_k),
+            seed=_or(asked.seed, options.seed),
+            max_frames=budget,
+            min_frames=min(budget, _or(asked.min_tokens_before_end, options.min_tokens_before_end)),
         )
-        loaded.generator.start(_SLOT, sampling)
-        return loaded.decoder.open_stream()
-
-    def _frame(self, stream: DecoderStream) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]] | None:
-        (codes,) = self._ready.generator.step([_SLOT])
-        return None if codes is None else (codes, stream.decode(codes[:, None]))
 
 
-def _load(options: EngineOptions, report: Callable[[float], None]) -> _Loaded:
-    if importlib.util.find_spec("ggml") is None:
-        raise EngineError("the S2 engine needs ggml: pip install ggml-python==0.0.45 (it is built from source)")
-    with GgufFile.open(options.model_path) as file:
-        slow = read_config(file).slow
-    tokenizer = Tokenizer.open(
-        Path(options.tokenizer_path),
-        vocab_size=slow.vocab,
-        semantic_begin=slow.semantic_begin,
-        semantic_end=slow.semantic_end,
-    )
-    backend = Backend.open(_backend_name(options), threads=options.n_threads or None)
-    model = Model.load(options.model_path, backend, report, im_end=tokenizer.im_end, skip=converted)
-    generator = Generator(model, slots=1, context=_CONTEXT)
-    decoder = Decoder(model)
-    voice = Voice(_VOICE, "Fish Audio S2 Pro", _LANGUAGES)
-    info = EngineInfo("s2", model.config.codec.sample_rate, 1, _VOICE, (voice,))
-    prompts = PromptFormat(tokenizer, codebooks=slow.codebooks, codebook_size=slow.codebook_size)
-    _log.info("S2 on %s, %d threads", backend.description, backend.threads)
-    return _Loaded(model, tokenizer, prompts, generator, decoder, info)
+class _Told:
+    """The conversation of one text: what was said, what the slot holds of it, and where to go on when it is full."""
+
+    def __init__(self, beginning: Conversation, context: int) -> None:
+        self.has_begun = False
+        self._context = context
+        self._prefix = beginning.columns.shape[1]
+        self._conversation = beginning
+        self._fed = 0
+        self._anchor = beginning
+
+    def ask(self, phrase: str, sampling: Sampling) -> Answer:
+        turn = self._conversation.ask(phrase)
+        frames = sampling.max_frames or 0
+        if self._context - turn.columns.shape[1] <= frames and self._conversation is not self._anchor:
+            self._conversation = self._anchor
+            self._fed = min(self._fed, self._anchor.columns.shape[1])
+            turn = self._conversation.ask(phrase)
+        self._turn = turn
+        self.has_begun = True
+        return Answer(turn.columns, fed=self._fed, prefix=self._prefix, sampling=sampling)
+
+    def hear(self, answer: Answer) -> None:
+        self._conversation = self._turn.answered(answer.codes)
+        self._fed = answer.fed
+        if self._conversation.columns.shape[1] <= _ANCHOR * self._context:
+            self._anchor = self._conversation
 
 
-def _backend_name(options: EngineOptions) -> str:
-    if options.backend in ("auto", "cpu"):
-        return options.backend
-    if options.backend == "cuda":
-        return f"cuda:{options.gpu_device}"
-    raise EngineError(f"FISHS2_BACKEND={options.backend} is not supported by the S2 engine; allowed: auto, cuda, cpu")
-
-
-def _pcm16(samples: npt.NDArray[np.float32]) -> bytes:
-    return np.rint(np.clip(samples, -1.0, 1.0) * _LOUDEST).astype("<i2").tobytes()
-
-
-def _no_codes(loaded: _Loaded) -> npt.NDArray[np.int32]:
-    return np.zeros((loaded.model.config.slow.codebooks, 0), np.int32)
+def _or(asked: _T | None, otherwise: _T) -> _T:
+    return otherwise if asked is None else asked

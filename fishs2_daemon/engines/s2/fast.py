@@ -9,11 +9,12 @@ Position 0 has no logits of interest and c0 is known by then, so that both go in
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from fishs2_daemon.engines.s2.ggml import DType, Graph, GraphBuilder, Tensor
+from fishs2_daemon.engines.s2.ggml import Arena, DType, Graph, GraphBuilder, Tensor
 from fishs2_daemon.engines.s2.graphs import Graphs
 from fishs2_daemon.engines.s2.kv import KvCache
 from fishs2_daemon.engines.s2.model import Model
@@ -38,7 +39,7 @@ class FastAR:
         self.cache = KvCache(model.backend, config, slots=slots, cells=cells, dtype=kv_type)
         self._rope = Rope(model, config, rope, self._codebooks)
         self._layers = Transformer(model, "fast_", config, self._rope, self.cache)
-        self._graphs = Graphs(_TRACE_GRAPHS)
+        self._graphs = Graphs(model.backend, _TRACE_GRAPHS)
         slot, at = np.arange(slots), np.arange(self._codebooks)[:, None]
         self._constants = model.upload(
             {
@@ -77,7 +78,7 @@ class FastAR:
         for start in range(0, len(codes), self._slots):
             given = codes[start : start + self._slots]
             batch = len(given)
-            graph = self._graphs.get(batch, lambda batch=batch: self._build(batch))  # type: ignore[misc]
+            graph = self._graphs.get(batch, partial(self._build, batch))
             graph.inputs["state"][:] = slow_state[start : start + batch]
             graph.inputs["codes"][:] = given.T
             read = graph.run()
@@ -88,7 +89,7 @@ class FastAR:
         self._graphs.close()
         self.cache.close()
 
-    def _build(self, batch: int) -> Graph:
+    def _build(self, batch: int, arena: Arena) -> Graph:
         g = GraphBuilder(self._model.backend, f"fast logits of {batch}")
         state = g.input("state", DType.F32, self._model.config.slow.width, batch)
         codes = g.input("codes", DType.I32, batch, self._codebooks)
@@ -98,7 +99,7 @@ class FastAR:
             return g.view(codes, (batch,), (), codebook * codes.strides[1])
 
         self.sweep(g, state, g.view(codes, (batch,)), given)
-        return g.build()
+        return g.build(arena)
 
     def _project(self, g: GraphBuilder, x: Tensor) -> Tensor:
         if not self._config.project_in:

@@ -11,16 +11,23 @@ import numpy as np
 import numpy.typing as npt
 
 from fishs2_daemon.engines.s2.fast import FastAR
-from fishs2_daemon.engines.s2.ggml import DType, Graph, GraphBuilder, Store, Tensor
+from fishs2_daemon.engines.s2.ggml import Arena, DType, Graph, GraphBuilder, Store, Tensor
 from fishs2_daemon.engines.s2.graphs import Graphs
-from fishs2_daemon.engines.s2.model import Model
+from fishs2_daemon.engines.s2.model import Model, padded
 from fishs2_daemon.engines.s2.sampling import RAS_WINDOW, Rules, Sampler, replace_repeated
 from fishs2_daemon.engines.s2.slow import SlowAR
 
 #: Far from any token, for the first frame's, which may be repeated: the window begins behind it.
 _NO_TOKEN = float(-(1 << 22))
 
-_FRAME_GRAPHS = 32
+#: More than any two logits differ.
+_LARGE = 1e9
+
+#: A graph takes some 2 MB of the host's memory, and milliseconds to build.
+_FRAME_GRAPHS = 256
+
+#: Frames whose results are kept: one may be computed while the one before it is read.
+PARITIES = 2
 
 
 class FrameState:
@@ -31,7 +38,9 @@ class FrameState:
         self._store = Store(model.backend)
         self.inputs = self._store.new(DType.F32, model.config.slow.width, slots + 1)
         self.windows = self._store.new(DType.F32, RAS_WINDOW, slots + 1)
+        self.results = self._store.new(DType.F32, 1 + model.config.slow.codebooks, PARITIES * (slots + 1))
         self._store.allocate()
+        self._rows = slots + 1
         # The official engines start from zeros, and count tokens from that of number 0.
         self._empty = np.full(RAS_WINDOW, -model.config.slow.semantic_begin, np.float32)
 
@@ -39,6 +48,14 @@ class FrameState:
         """A new sequence, whose next input is `x` [width]."""
         for tensor, row in ((self.inputs, x), (self.windows, self._empty)):
             self._store.write_bytes(tensor, np.ascontiguousarray(row), slot * tensor.strides[1])
+
+    def result_row(self, slot: int, parity: int) -> int:
+        return parity * self._rows + slot
+
+    def read(self) -> npt.NDArray[np.int32]:
+        """Tokens and codes of all slots, `[PARITIES * (slots + 1), 1 + K]`. Waits for nothing: see `Event`."""
+        results: npt.NDArray[np.float32] = self._store.peek(self.results)[0, 0]
+        return results.astype(np.int32)
 
     def close(self) -> None:
         self._store.close()
@@ -52,22 +69,38 @@ class FrameGraph:
     ) -> None:
         self._model, self._slow, self._fast, self._state = model, slow, fast, state
         self._token_sampler, self._code_sampler = token_sampler, code_sampler
-        self._graphs = Graphs(_FRAME_GRAPHS)
+        self._graphs = Graphs(model.backend, _FRAME_GRAPHS)
         config = model.config.slow
         self.ranks = max(token_sampler.ranks, code_sampler.ranks)
         starts = np.arange(config.codebooks, dtype=np.float32) * config.codebook_size
-        self._starts = model.upload({"starts": starts})["starts"]  # [K]
+        end = np.zeros(padded(config.codebook_size + 1), np.float32)
+        end[config.codebook_size] = -_LARGE
+        constants = model.upload({"starts": starts, "end": end})
+        self._starts = constants["starts"]  # [K]
+        self._end = constants["end"]  # [padded(codebook_size + 1)]
 
-    def get(self, first: int, batch: int, positions: int) -> Graph:
-        """For `batch` sequences of up to so many positions, in the slots `first` and on."""
+    def get(self, first: int, batch: int, positions: int, *, endless: bool = False) -> Graph:
+        """For `batch` sequences of up to so many positions, in the slots `first` and on. In an `endless` graph those
+        that `place` names cannot draw the end token."""
         cells = self._slow.cells_for(positions)
-        return self._graphs.get((first, batch, cells), lambda: self._build(first, batch, cells))
+        return self._graphs.get(
+            (first, batch, cells, endless), lambda arena: self._build(first, batch, cells, endless, arena)
+        )
 
-    def place(self, graph: Graph, index: int, slot: int, position: int | None, *, first_frame: bool = False) -> None:
-        """Tell where sequence `index` of the batch is; None lets it compute something that nobody sees."""
+    def place(
+        self, graph: Graph, index: int, slot: int, position: int | None, *, is_first: bool = False, parity: int = 0,
+        endless: bool = False,
+    ) -> None:  # fmt: skip
+        """Tell where sequence `index` of the batch is, and whether this is its first frame; a position of None lets it
+        compute something that nobody sees. Frames that are in flight together differ in their `parity`."""
         self._slow.place(graph, index, slot, position)
-        graph.inputs["state_rows"][index] = self._slow.cache.slots if position is None else slot
-        graph.inputs["unseen"][index] = _NO_TOKEN if first_frame else 0.0
+        row = self._slow.cache.slots if position is None else slot
+        inputs = graph.inputs
+        inputs["state_rows"][index] = row
+        inputs["result_rows"][index] = self._state.result_row(row, parity)
+        inputs["unseen"][index] = _NO_TOKEN if is_first else 0.0
+        if "endless" in inputs:
+            inputs["endless"][index] = endless
 
     def choose(self, graph: Graph, index: int, rules: Rules, noise: npt.NDArray[np.float32]) -> None:
         """Tell how sequence `index` of the batch is drawn; `noise` [K + 1, ranks] is of this frame."""
@@ -76,13 +109,19 @@ class FrameGraph:
         inputs["coldness"][index] = rules.coldness
         inputs["noise"][index] = noise
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the graphs on the device."""
+        return self._graphs.n_bytes
+
     def close(self) -> None:
         self._graphs.close()
 
-    def _build(self, first: int, batch: int, cells: int) -> Graph:
+    def _build(self, first: int, batch: int, cells: int, endless: bool, arena: Arena) -> Graph:
         g = GraphBuilder(self._model.backend, f"frame of {batch}")
         size, codebooks = self._model.config.slow.codebook_size, self._model.config.slow.codebooks
         state_rows = g.input("state_rows", DType.I64, batch)
+        result_rows = g.input("result_rows", DType.I64, batch)
         unseen = g.input("unseen", DType.F32, 1, batch)
         limit = g.input("limits", DType.F32, self.ranks, 2, batch)
         cold = g.input("coldness", DType.F32, 1, batch)
@@ -92,7 +131,11 @@ class FrameGraph:
         window = g.narrow(self._state.windows, 1, first, batch)  # [RAS_WINDOW, batch]
         hidden, fast_input = self._slow.step(g, x, first=first, cells=cells)
 
-        ranked = self._token_sampler.rank(g, self._slow.logits(g, hidden))
+        logits = self._slow.logits(g, hidden)
+        if endless:
+            ends = g.repeat(self._end, *logits.shape)
+            logits = g.add(logits, g.mul(ends, g.input("endless", DType.F32, 1, batch)))
+        ranked = self._token_sampler.rank(g, logits)
         drawn = self._token_sampler.draw(g, ranked, _row(g, limit, 0), _row(g, noise, 0), cold)
         again = self._token_sampler.draw(g, ranked, _row(g, limit, 1), _row(g, noise, 1))
         drawn, again = (g.reshape(g.cast(token, DType.F32), 1, batch) for token in (drawn, again))
@@ -110,9 +153,9 @@ class FrameGraph:
         column = g.reshape(code0, 1, batch)
         for code in self._fast.sweep(g, fast_input, code0, choose):
             column = g.concat(column, g.reshape(code, 1, batch), 0)  # [K, batch] at last
-        g.output("frame", g.concat(g.reshape(token_id, 1, batch), column, 0))  # [1 + K, batch]
+        g.set_rows(self._state.results, g.concat(token, g.cast(column, DType.F32), 0), result_rows)  # [1 + K, batch]
         g.set_rows(self._state.inputs, self._embed(g, token_id, column), state_rows)
-        return g.build()
+        return g.build(arena)
 
     def _embed(self, g: GraphBuilder, token: Tensor, codes: Tensor) -> Tensor:
         """The next input [width, batch] from tokens [batch] and codes [K, batch] (specification, 2.2)."""

@@ -1,5 +1,6 @@
 """Frames of several sequences at a time, each in a slot of its own."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fishs2_daemon.engines.s2.fast import FastAR
-from fishs2_daemon.engines.s2.frame import FrameGraph, FrameState
-from fishs2_daemon.engines.s2.ggml import DType
+from fishs2_daemon.engines.s2.frame import PARITIES, FrameGraph, FrameState
+from fishs2_daemon.engines.s2.ggml import DType, Event
+from fishs2_daemon.engines.s2.kv import Snapshot
 from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.engines.s2.noise import Noise
 from fishs2_daemon.engines.s2.rope import RopeKind
 from fishs2_daemon.engines.s2.sampling import Rules, Sampler, Sampling
-from fishs2_daemon.engines.s2.slow import SlowAR, SlowTrace
+from fishs2_daemon.engines.s2.slow import PREFILL_TOKENS, SlowAR, SlowTrace
 from fishs2_daemon.errors import EngineError
 
 #: Why a sequence has no more frames: the model said so, or there is no room for another.
@@ -23,7 +25,10 @@ Finish = Literal["stop", "length"]
 #: Seeds are reduced to this many bits; numpy takes no negative ones.
 _SEED_MASK = (1 << 64) - 1
 
-_KV_TYPES = {"f16": DType.F16, "f32": DType.F32}
+#: CUDA runs a graph the first time, captures it the second, and replays it from then on.
+_RUNS_TO_CAPTURE = 3
+
+KV_TYPES = {"f16": DType.F16, "f32": DType.F32}
 
 
 @dataclass(slots=True)
@@ -31,19 +36,31 @@ class _Sequence:
     """`position` is that of the next input: at first the prompt's last column, which is computed a second time, as its
     hidden state is where the first frame comes from."""
 
+    prompt: int
     position: int
     max_frames: int | None
+    min_frames: int
     rules: Rules
     noise: Noise
-    frames: int = 0
+    started: int = 0
     finish: Finish | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """Frames that were started and not collected yet."""
+
+    rows: dict[int, int]  # by slot, of the state's results
+    sequences: dict[int, _Sequence]  # by slot
+    done: Event
 
 
 class Generator:
     """Slots are prefilled, started, then stepped; a slot may be prefilled anew at any time.
 
-    Not for several threads at once. The same seed gives the same noise, whatever else is in the batch; kernels depend
-    on the batch's size, so that a near tie may end differently.
+    `step` is `submit` and `collect`; on a GPU the next frame may be submitted before the last one is collected, so
+    that it never waits for the host. Not for several threads at once. The same seed gives the same noise, whatever
+    else is in the batch; kernels depend on the batch's size, so that a near tie may end differently.
     """
 
     def __init__(
@@ -59,7 +76,7 @@ class Generator:
         if model.im_end is None:
             raise EngineError("the model was loaded without its transformers")
         self.slots, self._model = slots, model
-        config, kv = model.config.slow, _KV_TYPES[kv_type]
+        config, kv = model.config.slow, KV_TYPES[kv_type]
         self.context = min(context, config.context)
         self.slow = SlowAR(model, slots=slots, context=self.context, rope=rope, kv_type=kv)
         self.fast = FastAR(model, slots=slots, rope=rope, kv_type=kv)
@@ -68,6 +85,25 @@ class Generator:
         self._frame = FrameGraph(model, self.slow, self.fast, tokens, codes, self._state)
         self._prompts: dict[int, tuple[int, npt.NDArray[np.integer]]] = {}
         self._sequences: dict[int, _Sequence] = {}
+        self._flights: deque[_Flight] = deque()
+        self._events = [model.backend.event() for _ in range(PARITIES)]
+        self._frames = 0
+
+    def warm(self) -> None:
+        """Build every graph that sequences without a least length will need, the largest first, and on a GPU run each
+        until it is captured: nothing is built or allocated while somebody listens."""
+        sizes = sorted({self._batch_size(n) for n in range(1, self.slots + 1)} - {1}, reverse=True)
+        firsts = [(0, size) for size in sizes] + [(slot, 1) for slot in range(self.slots)]
+        for cells in self.slow.cell_counts(largest_first=True):
+            for tokens in reversed(PREFILL_TOKENS):
+                for slot in range(self.slots):
+                    self.slow.build(slot, tokens, cells)
+            for first, size in firsts:
+                graph = self._frame.get(first, size, cells)
+                for index in range(size):
+                    self._frame.place(graph, index, first + index, None)
+                for _ in range(_RUNS_TO_CAPTURE if self._model.backend.device != "cpu" else 0):
+                    graph.compute()
 
     def prefill(self, slot: int, columns: npt.NDArray[np.integer], start: int = 0) -> None:
         """Put `columns` [1 + K, T] at a slot's positions from `start` on; earlier ones must be there.
@@ -82,41 +118,104 @@ class Generator:
         self.slow.prefill(slot, columns, start)
         self._prompts[slot] = (start + columns.shape[1], columns[:, -1:].copy())
 
+    def save(self, slot: int, positions: int) -> Snapshot:
+        """A copy of what the slot's first `positions` hold, which must be there. Raises `EngineError` when the device
+        has not enough memory."""
+        self._check_known(slot, positions)
+        return self.slow.cache.save(slot, positions)
+
+    def load(self, slot: int, snapshot: Snapshot) -> None:
+        """Put a copy back, into any slot: it goes on behind those positions. Ends what the slot was doing."""
+        self._sequences.pop(slot, None)
+        self.slow.cache.load(slot, snapshot)
+        nothing = np.zeros((self._model.config.slow.codebooks + 1, 0), np.int32)
+        self._prompts[slot] = (snapshot.positions, nothing)
+
     def start(self, slot: int, sampling: Sampling) -> None:
         """Begin to speak after the slot's prompt. The prompt stays: a slot may be started several times."""
-        if slot not in self._prompts:
+        length, column = self._prompts.get(slot, (0, np.zeros((0, 0), np.int32)))
+        if not column.size:
             raise EngineError(f"slot {slot} has no prompt")
-        length, column = self._prompts[slot]
         self._state.begin(slot, self.slow.embed(column)[0])
         ranks = self._frame.ranks
         noise = Noise(sampling.seed & _SEED_MASK, codebooks=self._model.config.slow.codebooks, ranks=ranks)
-        self._sequences[slot] = _Sequence(length - 1, sampling.max_frames, Rules.of(sampling, ranks), noise)
+        rules = Rules.of(sampling, ranks)
+        self._sequences[slot] = _Sequence(length, length - 1, sampling.max_frames, sampling.min_frames, rules, noise)
 
     def step(self, slots: Sequence[int]) -> list[npt.NDArray[np.int32] | None]:
         """The next frame's codes [K] of each of these slots, None where there is none: `finish` says why.
 
         One graph for all of them. Raises `EngineError` for a slot that was not started.
         """
+        self.submit(slots)
+        frames = self.collect()
+        return [frames.get(slot) for slot in slots]
+
+    def submit(self, slots: Sequence[int]) -> None:
+        """Start the next frame of those of these slots that are not finished."""
         for slot in slots:
             if slot not in self._sequences:
                 raise EngineError(f"slot {slot} was not started")
         self._end_by_length(slots)
         running = {slot: sequence for slot in slots if (sequence := self._sequences[slot]).finish is None}
-        frames: dict[int, npt.NDArray[np.int32]] = {}
         if running:
-            for slot, frame in self._compute(running).items():
-                sequence = running[slot]
-                if frame[0] == self._model.config.slow.codebook_size:
-                    sequence.finish = "stop"
-                    continue
-                frames[slot] = frame[1:]
+            self._flights.append(self._launch(running))
+            for sequence in running.values():
                 sequence.position += 1
-                sequence.frames += 1
-        return [frames.get(slot) for slot in slots]
+                sequence.started += 1
+
+    @property
+    def in_flight(self) -> int:
+        """Frames that were submitted and not collected; at most `PARITIES`."""
+        return len(self._flights)
+
+    def collect(self) -> dict[int, npt.NDArray[np.int32]]:
+        """Wait for the oldest frame in flight: the codes [K] of every slot that has spoken one, and is still at the
+        text that it was submitted for. Nothing in flight is no frames."""
+        if not self._flights:
+            return {}
+        flight = self._flights.popleft()
+        flight.done.wait()
+        results = self._state.read()
+        frames: dict[int, npt.NDArray[np.int32]] = {}
+        for slot, sequence in flight.sequences.items():
+            if self._sequences.get(slot) is not sequence or sequence.finish == "stop":
+                continue
+            frame = results[flight.rows[slot]]
+            if frame[0] == self._model.config.slow.codebook_size:
+                sequence.finish = "stop"
+            else:
+                frames[slot] = frame[1:]
+        return frames
 
     def finish(self, slot: int) -> Finish | None:
         """Why a started slot has no more frames; None while it may have."""
         return self._sequences[slot].finish
+
+    def is_over(self, slot: int) -> bool:
+        """Whether a started slot has no more frames, and none in flight either."""
+        sequence = self._sequences[slot]
+        return sequence.finish is not None and all(
+            flight.sequences.get(slot) is not sequence for flight in self._flights
+        )
+
+    def rest(self, slot: int, kept: int) -> int:
+        """End what the slot was saying, of which `kept` frames count; the number of positions that it holds: the
+        prompt's and those frames', but for the last one where it was never fed."""
+        sequence = self._sequences.pop(slot)
+        known = min(sequence.position, sequence.prompt + kept)
+        self._prompts[slot] = (known, self._prompts[slot][1][:, :0])
+        return known
+
+    def wait(self) -> None:
+        """Until everything that was started is done."""
+        self._model.backend.synchronize()
+
+    def abandon(self) -> None:
+        """Forget every prompt and every frame, as after a failure."""
+        self._flights.clear()
+        self._sequences.clear()
+        self._prompts.clear()
 
     def slow_logits(self, columns: npt.NDArray[np.integer]) -> SlowTrace:
         """Of every column of `columns` [1 + K, T]: logits, hidden state, and what the fast transformer is given.
@@ -135,41 +234,64 @@ class Generator:
         return self.fast.logits(slow_state, codes)
 
     @property
+    def position_bytes(self) -> int:
+        """Memory of the keys and values of one position."""
+        return self.slow.cache.position_bytes
+
+    @property
     def n_bytes(self) -> int:
-        """Memory of the keys and values of all slots."""
-        return self.slow.cache.n_bytes
+        """Memory of the keys and values of all slots, and of the graphs."""
+        return self.slow.n_bytes + self._frame.n_bytes
 
     def close(self) -> None:
+        for event in self._events:
+            event.close()
         for part in (self._frame, self._state, self.fast, self.slow):
             part.close()
+
+    def _check_known(self, slot: int, positions: int) -> None:
+        known = self._prompts.get(slot, (0,))[0]
+        if positions > known:
+            raise EngineError(f"slot {slot} holds {known} positions, not {positions}")
 
     def _end_by_length(self, slots: Sequence[int]) -> None:
         for slot in slots:
             sequence = self._sequences[slot]
             most = sequence.max_frames
-            full = sequence.position >= self.context or (most is not None and sequence.frames >= most)
+            full = sequence.position >= self.context or (most is not None and sequence.started >= most)
             if full and sequence.finish is None:
                 sequence.finish = "length"
 
-    def _compute(self, running: dict[int, _Sequence]) -> dict[int, npt.NDArray[np.int32]]:
-        """A frame [1 + K] of each: its token, counted from the first semantic one, and its codes."""
+    def _launch(self, running: dict[int, _Sequence]) -> _Flight:
+        if len(self._flights) == PARITIES:
+            raise EngineError(f"{PARITIES} frames are in flight: collect one")
         first, batch = self._batch(running)
-        graph = self._frame.get(first, batch, max(sequence.position for sequence in running.values()) + 1)
+        positions = max(sequence.position for sequence in running.values()) + 1
+        endless = any(sequence.started < sequence.min_frames for sequence in running.values())
+        graph = self._frame.get(first, batch, positions, endless=endless)
+        self._frames += 1
         for index in range(batch):
             slot = first + index
             sequence = running.get(slot)
             if sequence is None:
                 self._frame.place(graph, index, slot, None)
                 continue
-            self._frame.place(graph, index, slot, sequence.position, first_frame=not sequence.frames)
+            self._frame.place(
+                graph, index, slot, sequence.position, is_first=not sequence.started, parity=self._frames % PARITIES,
+                endless=sequence.started < sequence.min_frames,
+            )  # fmt: skip
             self._frame.choose(graph, index, sequence.rules, sequence.noise.frame())
-        graph.compute()
-        frames = graph.read("frame")[0, 0]  # [batch, 1 + K]
-        return {slot: frames[slot - first] for slot in running}
+        graph.start()
+        done = self._events[self._frames % PARITIES]
+        done.record()
+        rows = {slot: self._state.result_row(slot, self._frames % PARITIES) for slot in running}
+        return _Flight(rows, running, done)
 
     def _batch(self, running: dict[int, _Sequence]) -> tuple[int, int]:
-        """The first slot of a graph, and how many: one, or of few sizes, so that there are few graphs."""
+        """The first slot of a graph, and how many."""
         last = max(running)
-        if last == min(running):
-            return last, 1
-        return 0, min(1 << last.bit_length(), self.slots)
+        return (last, 1) if last == min(running) else (0, self._batch_size(last + 1))
+
+    def _batch_size(self, slots: int) -> int:
+        """Of few sizes, so that there are few graphs."""
+        return min(1 << (slots - 1).bit_length(), self.slots)

@@ -1,5 +1,6 @@
 """Keys and values of all sequences: one slot each, in the outermost dimension of every view."""
 
+from dataclasses import dataclass
 from math import sqrt
 
 from fishs2_daemon.engines.s2.config import TransformerConfig
@@ -12,12 +13,31 @@ CELLS = 256
 _CUDA_WIDTHS = (64, 80, 96, 112, 128, 256)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """Keys and values of a slot's first positions, of every layer, apart from all slots."""
+
+    positions: int
+    store: Store
+    keys: tuple[Tensor, ...]  # [kv_width, positions]
+    values: tuple[Tensor, ...]  # [kv_width, positions]
+
+    @property
+    def n_bytes(self) -> int:
+        return self.store.n_bytes
+
+    def close(self) -> None:
+        """May be called twice."""
+        self.store.close()
+
+
 class KvCache:
     """`slots` times `cells` positions of every layer; the row of a position is `slot * cells + position`."""
 
     def __init__(self, backend: Backend, config: TransformerConfig, *, slots: int, cells: int, dtype: DType) -> None:
         self.slots, self.cells = slots, cells
         self._config = config
+        self._backend = backend
         #: Whether attention is one kernel. Several take any width, and are nearer to the reference where that one
         #: computes in F16: with F16 values on a CPU, and with F32 keys on CUDA.
         self.fused = (
@@ -32,6 +52,12 @@ class KvCache:
     @property
     def n_bytes(self) -> int:
         return self._store.n_bytes
+
+    @property
+    def position_bytes(self) -> int:
+        """Of one position, in all layers."""
+        config = self._config
+        return 2 * config.layers * self._keys[0].dtype.row_bytes(config.kv_width)
 
     def put(self, g: GraphBuilder, layer: int, k: Tensor, v: Tensor, rows: Tensor) -> None:
         """Write keys and values [kv_width, n] over the rows i64 [n]; what reads them comes later in the graph."""
@@ -52,8 +78,31 @@ class KvCache:
             out = g.cont(g.permute(out, 0, 2, 1, 3))
         return g.reshape(out, width * heads, tokens * batch)
 
+    def save(self, slot: int, positions: int) -> Snapshot:
+        """Raises `EngineError` when the device has not enough memory."""
+        store, dtype, width = Store(self._backend), self._keys[0].dtype, self._config.kv_width
+        keys, values = (tuple(store.new(dtype, width, positions) for _ in kept) for kept in (self._keys, self._values))
+        store.allocate()
+        snapshot = Snapshot(positions, store, keys, values)
+        self._copy(slot, snapshot, loading=False)
+        return snapshot
+
+    def load(self, slot: int, snapshot: Snapshot) -> None:
+        """Into the slot's first positions."""
+        self._copy(slot, snapshot, loading=True)
+
     def close(self) -> None:
         self._store.close()
+
+    def _copy(self, slot: int, snapshot: Snapshot, *, loading: bool) -> None:
+        """A graph for this once: it is small, and which snapshot meets which slot is not known before."""
+        g = GraphBuilder(self._backend, "copy of keys and values")
+        for kept, saved in ((self._keys, snapshot.keys), (self._values, snapshot.values)):
+            for whole, part in zip(kept, saved, strict=True):
+                window = g.narrow(whole, 1, slot * self.cells, snapshot.positions)
+                g.copy(part, window) if loading else g.copy(window, part)
+        with g.build() as graph:
+            graph.compute()
 
     def _window(self, g: GraphBuilder, kept: Tensor, first: int, cells: int, batch: int) -> Tensor:
         """[head_dim, cells, kv_heads, batch]"""

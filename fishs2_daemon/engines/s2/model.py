@@ -1,5 +1,6 @@
 """The model on its device: sizes from the file, weights in the device's memory, the rest stays in the file."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ SORT_CHUNK = 256
 
 #: Bytes that are moved at a time: progress moves on, and what is converted on its way stays small.
 _PIECE = 16 << 20
+
+#: Biases, norms and codebooks: enough to tell one model from another.
+_SMALL_NBYTES = 1 << 20
 
 _EMBEDDINGS, _OUTPUT, _CODEBOOKS = "embeddings.weight", "output.weight", "codebook_embeddings.weight"
 _FAST_EMBEDDINGS, _FAST_OUTPUT = "fast_embeddings.weight", "fast_output.weight"
@@ -108,6 +112,17 @@ class Model:
     def values(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor of the file as it is, in PyTorch's order (the tensor's shape reversed)."""
         return self._rows(name, 0, prod(self._shapes[name][1:])).reshape(self._shapes[name][::-1])
+
+    def digest(self, prefix: str) -> str:
+        """Of the tensors whose names begin so: names, types, shapes, and the values of all that are small."""
+        digest = hashlib.sha256()
+        for name in sorted(self._shapes):
+            if name.startswith(prefix):
+                info = self._file.tensors[name]
+                digest.update(f"{name} {info.type.name} {info.shape}".encode())
+                if info.nbytes <= _SMALL_NBYTES:
+                    digest.update(self._file.data(name).tobytes())
+        return digest.hexdigest()
 
     def upload(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, Tensor]:
         """Constants for graphs: f32, f16, i32 or i64, each array's shape reversed. They live as long as the model."""

@@ -15,6 +15,7 @@ from fishs2_daemon.engines.s2.config import (
     FastConfig,
     ModelConfig,
     SlowConfig,
+    TransformerConfig,
     contradiction,
 )
 from fishs2_daemon.engines.s2.errors import ModelFileError
@@ -34,8 +35,15 @@ _MAX_CODEBOOK_SIZE = 1 << 16
 _MAX_STAGES = 8
 _MAX_RATE = 64
 _MAX_SAMPLE_RATE = 192_000
-_MAX_ROPE_BASE = 1e12
-_MAX_NORM_EPS = 0.1
+
+# What memory grows with and the file's own size does not bound: an attention's width (S2 Pro: 4096), the keys of one
+# position in all layers (36,864), the positions that a stream of the codec keeps (128), the samples of a frame (2048).
+_MAX_ATTENTION_WIDTH = 1 << 14
+_MAX_KEYS = 1 << 18
+_MAX_WINDOW = 1 << 12
+_MAX_FRAME_SAMPLES = 1 << 16
+_ROPE_BASES = 1.0, 1e12
+_NORM_EPSES = 1e-12, 0.1
 
 
 def read_config(file: GgufFile) -> ModelConfig:
@@ -52,6 +60,7 @@ def read_config(file: GgufFile) -> ModelConfig:
     config = ModelConfig(slow=slow, fast=_fast(keys, slow), codec=_codec(keys))
     if problem := contradiction(config):
         keys.fail(problem)
+    _check_memory(keys, config)
     for name, shape in expected_tensors(config):
         keys.check_tensor(name, shape)
     return config
@@ -81,10 +90,10 @@ class _Keys:
                 self.fail(f"key {key}: {ascii(value)[:60]} is no whole number from {least} to {most}")
         return tuple(int(value) for value in values)
 
-    def real(self, key: str, default: float, most: float) -> float:
+    def real(self, key: str, default: float, least: float, most: float) -> float:
         value = self._file.metadata.get(key, default)
-        if isinstance(value, bool | str | tuple) or not 0 < value <= most:
-            self.fail(f"key {key}: {ascii(value)[:60]} is no number above 0, up to {most:g}")
+        if isinstance(value, bool | str | tuple) or not least <= value <= most:
+            self.fail(f"key {key}: {ascii(value)[:60]} is no number from {least:g} to {most:g}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
@@ -116,6 +125,20 @@ class _Keys:
             self.fail(f"tensor {name}: found type {info.type.name}, expected floats")
 
 
+def _check_memory(keys: _Keys, config: ModelConfig) -> None:
+    codec = config.codec
+    stacks: list[tuple[str, TransformerConfig | None]] = [("slow", config.slow), ("fast", config.fast)]
+    stacks += [("quantizer's", codec.quantizer_transformer)]
+    stacks += [("encoder's", stack) for stack in codec.encoder_transformers]
+    for name, stack in stacks:
+        if stack and stack.q_width > _MAX_ATTENTION_WIDTH:
+            keys.fail(f"the {name} transformer's attention is {stack.q_width} wide; {_MAX_ATTENTION_WIDTH} is the most")
+        if stack and stack.layers * stack.kv_width > _MAX_KEYS:
+            keys.fail(f"the {name} transformer has {stack.layers * stack.kv_width} keys; {_MAX_KEYS} is the most")
+    if codec.frame_samples > _MAX_FRAME_SAMPLES:
+        keys.fail(f"the codec's frames have {codec.frame_samples} samples; {_MAX_FRAME_SAMPLES} is the most")
+
+
 def _significant(shape: tuple[int, ...]) -> tuple[int, ...]:
     while len(shape) > 1 and shape[-1] == 1:
         shape = shape[:-1]
@@ -133,8 +156,8 @@ def _slow(keys: _Keys) -> SlowConfig:
         head_dim=_slow_head_dim(keys, heads),
         ffn=keys.size("fish-speech.feed_forward_length", 9728, _MAX_FFN),
         context=keys.size("fish-speech.context_length", 32768, _MAX_CONTEXT),
-        rope_base=keys.real("fish-speech.rope.freq_base", 1e6, _MAX_ROPE_BASE),
-        norm_eps=keys.real("fish-speech.attention.layer_norm_rms_epsilon", 1e-6, _MAX_NORM_EPS),
+        rope_base=keys.real("fish-speech.rope.freq_base", 1e6, *_ROPE_BASES),
+        norm_eps=keys.real("fish-speech.attention.layer_norm_rms_epsilon", 1e-6, *_NORM_EPSES),
         qk_norm=keys.flag("fish_speech.attention_qk_norm", False) or keys.has(f"{layer}.q_norm.weight"),
         qkv_bias=keys.has(f"{layer}.wqkv.bias"),
         o_bias=keys.has(f"{layer}.wo.bias"),
@@ -177,8 +200,8 @@ def _fast(keys: _Keys, slow: SlowConfig) -> FastConfig:
         head_dim=keys.size("fish_speech.fast_head_dim", 128, _MAX_HEAD_DIM),
         ffn=keys.size("fish_speech.fast_feed_forward_length", 9728, _MAX_FFN),
         context=keys.size("fish_speech.fast_context_length", 11, _MAX_CONTEXT),
-        rope_base=keys.real("fish_speech.fast_rope_freq_base", 1e6, _MAX_ROPE_BASE),
-        norm_eps=keys.real("fish_speech.fast_layer_norm_rms_eps", 1e-6, _MAX_NORM_EPS),
+        rope_base=keys.real("fish_speech.fast_rope_freq_base", 1e6, *_ROPE_BASES),
+        norm_eps=keys.real("fish_speech.fast_layer_norm_rms_eps", 1e-6, *_NORM_EPSES),
         qk_norm=keys.flag("fish_speech.fast_attention_qk_norm", False) or keys.has(f"{layer}.q_norm.weight"),
         qkv_bias=keys.flag("fish_speech.fast_attention_qkv_bias", False) or keys.has(f"{layer}.wqkv.bias"),
         o_bias=keys.flag("fish_speech.fast_attention_o_bias", False) or keys.has(f"{layer}.wo.bias"),
@@ -233,8 +256,8 @@ def _encoder_transformer(keys: _Keys, block: int, width: int, layers: int) -> Co
         head_dim=head_dim,
         ffn=keys.dimension(f"c.encoder.block.{block}.block.5.layers.0.feed_forward.w1.weight", 1),
         context=keys.size(f"{prefix}.block_size", 8192, _MAX_CONTEXT),
-        rope_base=keys.real(f"{prefix}.rope_freq_base", 1e4, _MAX_ROPE_BASE),
-        norm_eps=keys.real(f"{prefix}.layer_norm_rms_eps", 1e-5, _MAX_NORM_EPS),
+        rope_base=keys.real(f"{prefix}.rope_freq_base", 1e4, *_ROPE_BASES),
+        norm_eps=keys.real(f"{prefix}.layer_norm_rms_eps", 1e-5, *_NORM_EPSES),
         window=ENCODER_WINDOW,
     )
 
@@ -250,9 +273,9 @@ def _quantizer_transformer(keys: _Keys) -> CodecTransformerConfig:
         head_dim=keys.size(f"{prefix}.head_dim", 64, _MAX_HEAD_DIM),
         ffn=keys.size(f"{prefix}.feed_forward_length", 3072, _MAX_FFN),
         context=keys.size(f"{prefix}.block_size", 2048, _MAX_CONTEXT),
-        rope_base=keys.real(f"{prefix}.rope_freq_base", 1e4, _MAX_ROPE_BASE),
-        norm_eps=keys.real(f"{prefix}.layer_norm_rms_eps", 1e-5, _MAX_NORM_EPS),
-        window=keys.size(f"{prefix}.window_size", 128, _MAX_CONTEXT),
+        rope_base=keys.real(f"{prefix}.rope_freq_base", 1e4, *_ROPE_BASES),
+        norm_eps=keys.real(f"{prefix}.layer_norm_rms_eps", 1e-5, *_NORM_EPSES),
+        window=keys.size(f"{prefix}.window_size", 128, _MAX_WINDOW),
     )
 
 

@@ -32,13 +32,15 @@ _LARGEST = 1e30
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """`top_k` 1 takes the likeliest each time. `max_frames` of None leaves only the context as a limit."""
+    """`top_k` 1 takes the likeliest each time. `max_frames` of None leaves only the context as a limit; the end is
+    not drawn before `min_frames`."""
 
     temperature: float = 0.8
     top_p: float = 0.8
     top_k: int = 30
     seed: int = 0
     max_frames: int | None = None
+    min_frames: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fishs2_daemon.engines.s2.ggml import DType, Graph, GraphBuilder, Tensor
+from fishs2_daemon.engines.s2.ggml import Arena, DType, Graph, GraphBuilder, Tensor
 from fishs2_daemon.engines.s2.graphs import Graphs
 from fishs2_daemon.engines.s2.kv import CELLS, KvCache
 from fishs2_daemon.engines.s2.model import Model
@@ -16,7 +16,8 @@ from fishs2_daemon.errors import EngineError
 #: Tokens of a prefill's graphs: a prompt is cut into the largest, and its rest padded to the smallest that holds it.
 PREFILL_TOKENS = (32, 128, 512)
 
-_PREFILL_GRAPHS = 8
+#: As many as there are for eight slots; they share their memory.
+_PREFILL_GRAPHS = 128
 
 Floats = npt.NDArray[np.float32]
 Columns = npt.NDArray[np.integer]
@@ -46,16 +47,16 @@ class SlowAR:
         self._model, self._config = model, config
         self._rope = Rope(model, config, rope, context)
         self._layers = Transformer(model, "", config, self._rope, self.cache)
-        self._graphs = Graphs(_PREFILL_GRAPHS)
+        self._graphs = Graphs(model.backend, _PREFILL_GRAPHS)
 
     def prefill(self, slot: int, columns: Columns, start: int = 0) -> None:
-        """Compute keys and values of `columns` [1 + K, T], which are a slot's positions from `start` on.
+        """Start to compute keys and values of `columns` [1 + K, T], which are a slot's positions from `start` on.
 
         Earlier positions must be there. Raises `EngineError` when the columns are none, or do not fit.
         """
         self._check(slot, columns, start)
         for at, piece in _pieces(columns):
-            self._run(slot, piece, start + at, trace=False).compute()
+            self._run(slot, piece, start + at, trace=False).start()
 
     def trace(self, slot: int, columns: Columns, start: int = 0) -> SlowTrace:
         """A prefill that tells everything: for tests, and to compare engines."""
@@ -107,16 +108,35 @@ class SlowAR:
             cells *= 2
         return min(cells, self.cache.cells)
 
+    def cell_counts(self, *, largest_first: bool = False) -> list[int]:
+        """All that `cells_for` may say."""
+        counts = {self.cells_for(CELLS << n) for n in range(self.cache.cells.bit_length())}
+        return sorted(counts, reverse=largest_first)
+
+    def build(self, slot: int, tokens: int, cells: int) -> Graph:
+        """The graph of a piece of a prefill, one of `PREFILL_TOKENS`."""
+        return self._graph(slot, tokens, cells, trace=False)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of keys, values and graphs on the device."""
+        return self.cache.n_bytes + self._graphs.n_bytes
+
     def close(self) -> None:
         self._graphs.close()
         self.cache.close()
+
+    def _graph(self, slot: int, tokens: int, cells: int, *, trace: bool) -> Graph:
+        return self._graphs.get(
+            (slot, tokens, cells, trace), lambda arena: self._build(slot, tokens, cells, trace, arena)
+        )
 
     def _run(self, slot: int, columns: Columns, start: int, *, trace: bool) -> Graph:
         """The graph for some columns, filled and not yet computed."""
         n = columns.shape[1]
         tokens = next(size for size in PREFILL_TOKENS if size >= n)
         cells = self.cells_for(start + n)
-        graph = self._graphs.get((slot, tokens, cells, trace), lambda: self._build(slot, tokens, cells, trace))
+        graph = self._graph(slot, tokens, cells, trace=trace)
         inputs, last = graph.inputs, (slot + 1) * self.cache.cells - 1
         inputs["x"][:n] = self.embed(columns)
         inputs["x"][n:] = 0
@@ -127,7 +147,7 @@ class SlowAR:
         inputs["mask"][0, 0] = np.where(seen, np.float16(0), np.float16(-np.inf))
         return graph
 
-    def _build(self, slot: int, tokens: int, cells: int, trace: bool) -> Graph:
+    def _build(self, slot: int, tokens: int, cells: int, trace: bool, arena: Arena) -> Graph:
         g = GraphBuilder(self._model.backend, f"prefill of {tokens} tokens")
         x = g.input("x", DType.F32, self._config.width, tokens)
         hidden, fast_input = self._forward(g, x, self._pass(g, slot, 1, tokens, cells))
@@ -135,7 +155,7 @@ class SlowAR:
             g.output("hidden", hidden)
             g.output("fast_input", fast_input)
             g.output("logits", self.logits(g, hidden))
-        return g.build()
+        return g.build(arena)
 
     def _pass(self, g: GraphBuilder, first: int, batch: int, tokens: int, cells: int) -> Pass:
         positions = g.input("positions", DType.I32, tokens * batch)

@@ -1,6 +1,6 @@
 """Makes models of random weights, of any geometry: small ones for tests and demos, a full-size one for benchmarks.
 
-    python -m fishs2_daemon.engines.s2.tiny OUT_DIR [--dtype q8_0] [--width 256 ...] [--shape s2-pro]
+    python -m fishs2_daemon.engines.s2.tiny OUT_DIR [--shape bench] [--quant q4_k_m] [--width 256 ...]
 
 They speak noise, through every part of the real engine. The same seed gives the same weights in files of every type:
 each value is exact in F16.
@@ -9,7 +9,7 @@ each value is exact in F16.
 import argparse
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from math import prod
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from fishs2_daemon.engines.s2.ggml_type import GgmlType
 from fishs2_daemon.engines.s2.gguf import MetadataValue, TensorInfo
 from fishs2_daemon.engines.s2.gguf_writer import lay_out, write_gguf
 from fishs2_daemon.engines.s2.layout import expected_tensors
-from fishs2_daemon.engines.s2.tiny_geometry import S2_PRO, TINY, Geometry
+from fishs2_daemon.engines.s2.tiny_geometry import S2_PRO, SHAPES, TINY, Geometry
 
-__all__ = ["S2_PRO", "TINY", "Geometry", "make_model", "metadata", "plan"]
+__all__ = ["QUANTISATIONS", "S2_PRO", "SHAPES", "TINY", "Geometry", "Mix", "make_model", "metadata", "plan"]
 
 #: Rows of float32, `[rows, ne0]`, to the bytes of a ggml type, `[rows, ...]`.
 Quantise = Callable[[npt.NDArray[np.float32], GgmlType], npt.NDArray[np.uint8]]
@@ -35,11 +35,35 @@ _CHUNK = 1 << 22
 _LOGIT_STD = 3.0
 
 
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Most matrices are of type `base`. Those that an error harms most are of type `better`: the fast head and `w2`,
+    and `w2` and `wqkv` of about half of the slow layers, the first and the last eighth among them."""
+
+    base: GgmlType
+    better: GgmlType
+
+
+#: The variants of the public model by name. The mixtures are concluded from their sizes: with these, q8_0 and q4_k_m of
+#: S2 Pro's shape are both 224 bytes, of the header, larger than the published files, and the others as large as those.
+QUANTISATIONS: dict[str, GgmlType | Mix] = {
+    "f32": GgmlType.F32,
+    "f16": GgmlType.F16,
+    "bf16": GgmlType.BF16,
+    "q8_0": GgmlType.Q8_0,
+    "q6_k": GgmlType.Q6_K,
+    "q5_k_m": Mix(GgmlType.Q5_K, GgmlType.Q6_K),
+    "q4_k_m": Mix(GgmlType.Q4_K, GgmlType.Q6_K),
+    "q3_k": Mix(GgmlType.Q3_K, GgmlType.Q5_K),
+    "q2_k": Mix(GgmlType.Q2_K, GgmlType.Q5_K),
+}
+
+
 def make_model(
     path: Path,
     geometry: Geometry = TINY,
     seed: int = 0,
-    dtype: GgmlType = GgmlType.F16,
+    dtype: GgmlType | Mix = GgmlType.F16,
     quantise: Quantise | None = None,
 ) -> None:
     """Writes the model to `path`, and its tokenizer.json beside it.
@@ -57,12 +81,18 @@ def make_model(
     geometry.vocabulary.write(path.with_name("tokenizer.json"))
 
 
-def plan(config: ModelConfig, dtype: GgmlType) -> list[TensorInfo]:
+def plan(config: ModelConfig, dtype: GgmlType | Mix) -> list[TensorInfo]:
     """The tensor table that `make_model` writes; offsets count from the start of the data."""
-    return lay_out((name, shape, _type_of(name, shape, dtype)) for name, shape in expected_tensors(config))
+
+    def type_of(name: str) -> GgmlType:
+        if not isinstance(dtype, Mix):
+            return dtype
+        return dtype.better if _harms_most(name, config.slow.layers) else dtype.base
+
+    return lay_out((name, shape, _stored(name, shape, type_of(name))) for name, shape in expected_tensors(config))
 
 
-def metadata(config: ModelConfig, dtype: GgmlType) -> dict[str, MetadataValue]:
+def metadata(config: ModelConfig, dtype: GgmlType | Mix) -> dict[str, MetadataValue]:
     """Every key that an exporter writes."""
     slow, fast, codec = config.slow, config.fast, config.codec
     encoder = next((stack for stack in codec.encoder_transformers if stack), codec.quantizer_transformer)
@@ -143,7 +173,20 @@ def _transformer_metadata(prefix: str, stack: CodecTransformerConfig) -> dict[st
     }
 
 
-def _type_of(name: str, shape: tuple[int, ...], dtype: GgmlType) -> GgmlType:
+def _harms_most(name: str, layers: int) -> bool:
+    if name == "fast_output.weight":
+        return True
+    stack, _, rest = name.partition(".")
+    number, _, matrix = rest.partition(".")
+    if stack == "fast_layers":
+        return matrix == "feed_forward.w2.weight"
+    if stack != "layers" or matrix not in ("feed_forward.w2.weight", "attention.wqkv.weight"):
+        return False
+    index, eighth = int(number), layers // 8
+    return index < eighth or index >= 7 * layers // 8 or (index - eighth) % 3 == 2
+
+
+def _stored(name: str, shape: tuple[int, ...], dtype: GgmlType) -> GgmlType:
     if dtype in (GgmlType.F32, GgmlType.F16):
         return dtype
     if dtype.is_integer:
@@ -223,10 +266,8 @@ def _quantised_by_ggml(rows: npt.NDArray[np.float32], kind: GgmlType) -> npt.NDA
 def _main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fishs2_daemon.engines.s2.tiny", description="Make up a model.")
     parser.add_argument("out_dir", type=Path)
-    parser.add_argument("--shape", choices=["tiny", "s2-pro"], default="tiny", help="the sizes to start from")
-    parser.add_argument(
-        "--dtype", choices=[kind.name.lower() for kind in GgmlType if not kind.is_integer], default="f16"
-    )
+    parser.add_argument("--shape", choices=SHAPES, default="tiny", help="the sizes to start from")
+    parser.add_argument("--quant", choices=QUANTISATIONS, default="f16", help="types of the weights")
     parser.add_argument("--seed", type=int, default=0)
     for field in fields(Geometry):
         flag = f"--{field.name.replace('_', '-')}"
@@ -237,11 +278,11 @@ def _main() -> None:
         else:
             parser.add_argument(flag, type=type(field.default), metavar="N", default=argparse.SUPPRESS)
     given = vars(parser.parse_args())
-    folder, shape, dtype, seed = (given.pop(name) for name in ("out_dir", "shape", "dtype", "seed"))
-    path = folder / f"{shape}-{dtype}.gguf"
+    folder, shape, quant, seed = (given.pop(name) for name in ("out_dir", "shape", "quant", "seed"))
+    path = folder / f"{shape}-{quant}.gguf"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        make_model(path, replace(S2_PRO if shape == "s2-pro" else TINY, **given), seed, GgmlType[dtype.upper()])
+        make_model(path, replace(SHAPES[shape], **given), seed, QUANTISATIONS[quant])
     except ValueError as error:
         parser.error(str(error))
     print(path)

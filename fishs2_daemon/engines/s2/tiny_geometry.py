@@ -1,4 +1,4 @@
-"""Sizes for made-up models: a tiny one with every feature of S2 Pro, and S2 Pro's own."""
+"""Sizes for made-up models: a tiny one with every feature of S2 Pro, one to measure with, and S2 Pro's own."""
 
 from dataclasses import dataclass, replace
 
@@ -155,6 +155,34 @@ class Geometry:
 
 TINY = Geometry()
 
+#: 145 million parameters, for benchmarks on a processor. Every row suits every quantisation, and as many candidates are
+#: sorted as S2 Pro's.
+BENCH = Geometry(
+    layers=12,
+    width=768,
+    heads=8,
+    kv_heads=2,
+    head_dim=128,
+    ffn=1536,
+    fast_layers=4,
+    fast_width=768,
+    fast_heads=8,
+    fast_kv_heads=2,
+    fast_head_dim=128,
+    fast_ffn=1536,
+    codebook_size=4096,
+    residual_size=1024,
+    latent=256,
+    encoder_width=16,
+    decoder_width=384,
+    encoder_ffn=768,
+    codec_layers=4,
+    codec_heads=4,
+    codec_head_dim=64,
+    codec_ffn=768,
+    codec_window=128,
+)
+
 S2_PRO = Geometry(
     layers=36,
     width=2560,
@@ -185,3 +213,5 @@ S2_PRO = Geometry(
     codec_ffn=3072,
     codec_window=128,
 )
+
+SHAPES = {"tiny": TINY, "bench": BENCH, "s2-pro": S2_PRO}

@@ -18,6 +18,7 @@ from typing import Any, TypeGuard
 import tokenizers
 
 from fishs2_daemon.engines.s2.errors import ModelFileError
+from fishs2_daemon.engines.s2.split_expression import problem_of
 from fishs2_daemon.errors import EngineError
 
 #: The public file has 12 MB; parsed, JSON takes about ten times its size.
@@ -27,10 +28,19 @@ MAX_FILE_BYTES = 32 << 20
 _NORMALIZERS = frozenset({"NFC", "NFD", "NFKC", "NFKD"})
 _PRE_TOKENIZERS = frozenset({"Split", "ByteLevel", "Digits"})
 
-#: Long runs of each kind of character, some ending otherwise: an expression that explodes does so here, when it is
-#: loaded, and one that loses characters loses some of these.
-_PROBE = "".join(run * 256 + "aZ! 0\n" for run in ("a", "Z", "0", " ", "!", "\n", "\t", " a", " \n", "'s"))
+#: The public file has two pre-tokenizers and one normalizer.
+_MAX_PARTS = 8
 
+#: Commas and opening brackets in the file: the public one has some 650,000. Parsed, each may take a hundred bytes.
+_MAX_VALUES = 1 << 21
+
+#: Entries of the vocabulary, merges, added tokens: the public file has 151,643, 151,387 and 4,130. The library takes
+#: most of a kilobyte for a merge.
+_MAX_PIECES = 1 << 19
+
+#: Long runs of each kind of character, some ending otherwise: an expression that explodes does so here, when it is
+#: loaded, and one that loses characters loses some of these. One by one, as time may grow with a text's length cubed.
+_PROBES = [run * 256 + "aZ! 0\n" for run in ("a", "Z", "0", " ", "!", "\n", "\t", " a", " \n", "'s")]
 
 _CONTROL_TOKEN = re.compile(r"<\|[^|]+\|>")
 
@@ -60,8 +70,9 @@ class Tokenizer:
         file = _File(path, vocab_size)
         semantic = range(semantic_begin, semantic_end + 1)
         file.check_names(semantic)
+        plain = file.plain_bpe()
         with _failing_as(ModelFileError, f"{path}: not a tokenizer"):
-            bpe = tokenizers.Tokenizer.from_str(json.dumps(file.plain_bpe()))
+            bpe = tokenizers.Tokenizer.from_str(json.dumps(plain))
         tokenizer = cls(bpe, file.control, semantic)
         file.check_probe(tokenizer)
         return tokenizer
@@ -124,14 +135,15 @@ class _File:
         """The pieces of a text, put together, are the text again: nothing is lost, replaced or added on the way."""
         symbols = {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
         piece_of = {number: piece for piece, number in self._vocab.items()}
-        try:
-            spelled = bytes(symbols[char] for number in tokenizer.encode(_PROBE) for char in piece_of[number])
-        except KeyError:
-            spelled = b""
-        except EngineError as error:
-            raise self._wrong(str(error)) from error
-        if spelled != _PROBE.encode():
-            raise self._wrong("its pieces do not spell the text they were made from")
+        for probe in _PROBES:
+            try:
+                spelled = bytes(symbols[char] for number in tokenizer.encode(probe) for char in piece_of[number])
+            except KeyError:
+                spelled = b""
+            except EngineError as error:
+                raise self._wrong(str(error)) from error
+            if spelled != probe.encode():
+                raise self._wrong("its pieces do not spell the text they were made from")
 
     def plain_bpe(self) -> dict[str, object]:
         """The same tokenizer without control tokens, as JSON for the library."""
@@ -151,6 +163,7 @@ class _File:
         added = self._content.get("added_tokens")
         if not isinstance(added, list):
             raise self._wrong("it has no added tokens")
+        self._check_count("added tokens", len(added))
         control: dict[str, int] = {}
         for token in added:
             content, number = (token.get("content"), token.get("id")) if isinstance(token, dict) else (None, None)
@@ -163,6 +176,7 @@ class _File:
     def _plain_vocabulary(self, vocab: object, vocab_size: int) -> dict[str, int]:
         if not isinstance(vocab, dict):
             raise self._wrong("it has no vocabulary")
+        self._check_count("tokens", len(vocab))
         plain = {piece: number for piece, number in vocab.items() if piece not in self.control}
         for piece, number in plain.items():
             if not _is_id(number, vocab_size):
@@ -178,6 +192,7 @@ class _File:
         """Both forms are in use: "a b", and ["a", "b"]."""
         if not isinstance(merges, list):
             raise self._wrong("it has no merges")
+        self._check_count("merges", len(merges))
         pairs: list[list[str]] = []
         for merge in merges:
             pair = merge.split(" ") if isinstance(merge, str) else merge
@@ -187,17 +202,31 @@ class _File:
                 pairs.append(pair)
         return pairs
 
+    def _check_count(self, what: str, count: int) -> None:
+        if count > _MAX_PIECES:
+            raise self._wrong(f"it has {count} {what}; {_MAX_PIECES} are possible")
+
     def _part(self, key: str, list_key: str, known: frozenset[str]) -> object:
         """A normalizer or pre-tokenizer as the file has it, alone or in one sequence."""
         part = self._content.get(key)
         if part is None:
             return None
         parts = part.get(list_key) if isinstance(part, dict) and part.get("type") == "Sequence" else [part]
-        for each in parts if isinstance(parts, list) else [parts]:
+        parts = parts if isinstance(parts, list) else [parts]
+        if len(parts) > _MAX_PARTS:
+            raise self._wrong(f"its {key} has {len(parts)} parts; {_MAX_PARTS} are possible")
+        for each in parts:
             kind = each.get("type") if isinstance(each, dict) else None
             if not isinstance(kind, str) or kind not in known:
                 raise self._wrong(f"its {key} is {_shown(kind)}, not one of {', '.join(sorted(known))}")
+            pattern = each.get("pattern") if kind == "Split" else None
+            if isinstance(pattern, dict) and isinstance(expression := pattern.get("Regex"), str):
+                self._check_expression(expression)
         return part
+
+    def _check_expression(self, expression: str) -> None:
+        if problem := problem_of(expression):
+            raise self._wrong(f"it splits by {_shown(expression)}, {problem}")
 
     def _wrong(self, what: str) -> ModelFileError:
         return ModelFileError(f"{self._path}: {what}")
@@ -213,8 +242,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
     if len(data) > MAX_FILE_BYTES:
         raise ModelFileError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB, not a tokenizer")
+    if sum(data.count(sign) for sign in (b",", b"[", b"{")) > _MAX_VALUES:
+        raise ModelFileError(f"{path}: not a tokenizer: more than {_MAX_VALUES} values")
     try:
         content = json.loads(data)
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{path}: not JSON: byte {error.start} is not UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: not JSON: {error}") from error
     if not isinstance(content, dict):
@@ -246,4 +279,5 @@ def _byte_symbols() -> list[str]:
 
 
 def _shown(value: object) -> str:
-    return "missing" if value is None else f"{value!a:.60}"
+    names = {type(None): "missing", list: "a list", dict: "an object"}
+    return names.get(type(value)) or f"{value!a:.60}"

@@ -40,21 +40,6 @@ def generator(model: Model) -> Generator:
     return Generator(model, slots=4, context=1024, rope="f32", kv_type="f32")
 
 
-@pytest.fixture(scope="module")
-def ending(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that ends: its end token's embedding is a little more of the token that prompt A's frame 5 has."""
-    path = tmp_path_factory.mktemp("ending") / "model.gguf"
-    shutil.copy(GOLDEN / "tiny-f32.gguf", path)
-    with GgufFile.open(path) as file:
-        info = file.tensors["embeddings.weight"]
-        rows = file.data("embeddings.weight").view(np.float32).reshape(-1, info.shape[0]).copy()
-    rows[META["im_end"]] = 1.05 * rows[AR["A_frames"][0, 5]]
-    with path.open("r+b") as raw:
-        raw.seek(info.offset)
-        raw.write(rows.tobytes())
-    return path
-
-
 def speak(generator: Generator, slots: Sequence[int], most: int = 100) -> list[np.ndarray]:
     """Codes `[K, n]` of each slot, stepped together until all of them end."""
     frames: dict[int, list[np.ndarray]] = {slot: [] for slot in slots}

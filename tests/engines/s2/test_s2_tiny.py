@@ -4,18 +4,21 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from fishs2_daemon.engines.s2.errors import ModelFileError
 from fishs2_daemon.engines.s2.ggml_type import GgmlType
 from fishs2_daemon.engines.s2.gguf import GgufFile
 from fishs2_daemon.engines.s2.gguf_writer import header
 from fishs2_daemon.engines.s2.layout import expected_tensors
 from fishs2_daemon.engines.s2.model_file import read_config
-from fishs2_daemon.engines.s2.tiny import S2_PRO, TINY, Geometry, make_model, metadata, plan
+from fishs2_daemon.engines.s2.tiny import QUANTISATIONS, S2_PRO, SHAPES, TINY, Geometry, make_model, metadata, plan
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -196,6 +199,61 @@ def test_full_size_without_its_weights(tmp_path: Path) -> None:
         assert read_config(opened).slow.vocab == 155776
 
 
+@pytest.mark.parametrize(
+    ("name", "published", "tolerance"),
+    [
+        ("f16", 9.9e9, 0.05e9),
+        ("q8_0", 5_630_037_088, 256),
+        ("q6_k", 4.5e9, 0.05e9),
+        ("q5_k_m", 4.0e9, 0.05e9),
+        ("q4_k_m", 3_566_165_088, 256),
+        ("q3_k", 3.0e9, 0.05e9),
+        ("q2_k", 2.6e9, 0.05e9),
+    ],
+)
+def test_the_variants_are_as_large_as_the_public_ones(name: str, published: float, tolerance: float) -> None:
+    config, dtype = S2_PRO.config(), QUANTISATIONS[name]
+    tensors = plan(config, dtype)
+    size = len(header(metadata(config, dtype), tensors)) + tensors[-1].offset + tensors[-1].nbytes
+    assert size == pytest.approx(published, abs=tolerance)
+
+
+def test_a_mixture_has_better_types_where_it_matters() -> None:
+    types = {info.name: info.type.name for info in plan(SHAPES["bench"].config(), QUANTISATIONS["q4_k_m"])}
+    better = {name for name, kind in types.items() if kind == "Q6_K" and name.startswith("layers")}
+    matrices = ("feed_forward.w2", "attention.wqkv")
+    assert better == {f"layers.{index}.{matrix}.weight" for index in (0, 3, 6, 9, 10, 11) for matrix in matrices}
+    assert (types["fast_output.weight"], types["embeddings.weight"], types["norm.weight"]) == ("Q6_K", "Q4_K", "F16")
+
+
+def test_the_shape_for_benchmarks_suits_every_quantisation() -> None:
+    config = SHAPES["bench"].config()
+    parameters = sum(prod(shape) for _, shape in expected_tensors(config))
+    assert 140e6 < parameters < 160e6
+    for dtype in QUANTISATIONS.values():
+        assert plan(config, dtype)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"codec_window": 1 << 13}, r"key fish_speech\.codec\.rvq_transformer\.window_size: 8192 is no whole number"),
+        ({"heads": 34, "head_dim": 512}, "slow transformer's attention is 17408 wide; 16384 is the most"),
+        ({"fast_layers": 257, "fast_heads": 32, "fast_kv_heads": 32}, "fast transformer has 263168 keys; 262144 is"),
+        ({"encoder_rates": (64, 64), "decoder_rates": (64, 64), "downsample": (17,), "encoder_layers": (0, 0)},
+         "frames have 69632 samples; 65536 is the most"),
+    ],
+)  # fmt: skip
+def test_a_small_file_that_would_take_much_memory_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    small = replace(TINY, width=2, ffn=2, fast_width=2, fast_ffn=2, latent=64, encoder_width=1, decoder_width=16)
+    small = replace(small, **{"encoder_layers": (0, 0, 0, 0)} | change)
+    make_model(tmp_path / "m.gguf", small)
+    with GgufFile.open(tmp_path / "m.gguf") as file, pytest.raises(ModelFileError, match=message):
+        read_config(file)
+
+
 def test_the_full_size_tokenizer_has_the_published_ids(tmp_path: Path) -> None:
     S2_PRO.vocabulary.write(tmp_path / "tokenizer.json")
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
@@ -206,7 +264,7 @@ def test_the_full_size_tokenizer_has_the_published_ids(tmp_path: Path) -> None:
 
 def test_command_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fishs2_daemon.engines.s2.tiny", str(tmp_path / "out")]
-    options = ["--dtype", "f32", "--seed", "3", "--layers", "1", "--no-tied-head", "--encoder-layers", "0,0,0,1"]
+    options = ["--quant", "f32", "--seed", "3", "--layers", "1", "--no-tied-head", "--encoder-layers", "0,0,0,1"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
     path = tmp_path / "out" / "tiny-f32.gguf"
     assert done.stdout == f"{path}\n"

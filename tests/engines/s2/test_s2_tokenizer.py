@@ -183,14 +183,42 @@ def put(value: object, *keys: str | int) -> Callable[[Json], None]:
 REGEX = ("pre_tokenizer", "pretokenizers", 0, "pattern", "Regex")
 
 
-def test_a_text_that_the_library_panics_at_is_an_error(tmp_path: Path) -> None:
-    """The public expression does so at ten million spaces; this one at forty letters that no probe has."""
+def test_a_text_that_the_library_panics_at_is_an_error() -> None:
+    """The public expression does so at ten million spaces; this one at forty letters."""
     content = golden()
     put("(q+)+$", *REGEX)(content)
-    opened = Tokenizer.open(write(tmp_path, content), **MODEL)
+    control = {token["content"]: token["id"] for token in content["added_tokens"]}
+    content["added_tokens"] = []
+    panicking = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(content)), control, range(288, 352))
     with pytest.raises(EngineError, match="failed on this text: Onig"):
-        opened.encode("q" * 40 + "!")
-    assert opened.encode("q!") == ours.encode("q!")
+        panicking.encode("q" * 40 + "!")
+    assert panicking.encode("q!") == ours.encode("q!")
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        r"(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s+",
+        r"[^\r\n\p{L}]?\p{L}+?(?:'s|'t)?|\P{L}",
+    ],
+)
+def test_other_expressions_of_this_kind(expression: str, tmp_path: Path) -> None:
+    content = golden()
+    put(expression, *REGEX)(content)
+    content["model"]["merges"] = []
+    opened = Tokenizer.open(write(tmp_path, content), **MODEL)
+    assert reference.decode(opened.encode("it's 12\n")) == "it's 12\n"
+
+
+@pytest.mark.parametrize("pattern", ["[^q]*[^q]*q|[\\s\\S]", "[^q]??[^q]?[^q]*[^q]*q|[\\s\\S]", "(?=a*a*b)|[\\s\\S]"])
+def test_the_worst_expression_that_is_let_through_comes_to_an_end(pattern: str, tmp_path: Path) -> None:
+    content = golden()
+    put(pattern, *REGEX)(content)
+    content["model"]["merges"] = []
+    started = time.process_time()
+    Tokenizer.open(write(tmp_path, content), **MODEL)
+    assert time.process_time() - started < 10
 
 
 WRONG: list[tuple[str, Callable[[Json], None]]] = [
@@ -227,8 +255,15 @@ WRONG: list[tuple[str, Callable[[Json], None]]] = [
     ("do not spell the text", put(None, "pre_tokenizer")),
     ("do not spell the text", put("Removed", "pre_tokenizer", "pretokenizers", 0, "behavior")),
     ("do not spell the text", put(True, "pre_tokenizer", "pretokenizers", 1, "add_prefix_space")),
-    ("not a tokenizer:.*parenthesis", put("(", *REGEX)),
-    ("retry-limit-in-match", put("(a+)+$", *REGEX)),
+    ("its pre_tokenizer has 9 parts; 8 are possible", put([{"type": "Digits"}] * 9, "pre_tokenizer", "pretokenizers")),
+    ("not a tokenizer: Onig", put(r"\p{Nothing}", *REGEX)),
+    *(("which may search without end", put(pattern, *REGEX)) for pattern in (
+        "a*a*a*b", "a?" * 24, "(?=[^q]{0,200}[^q]{0,200}[^q]{0,200}q)", "a+(?:b+|c+d*)?", "a{2,}a{2,}a{2,}")),
+    *((r"not all is supported", put(pattern, *REGEX)) for pattern in (
+        "(", ")", "(a+)+$", "(?:a|b)*", "(?:ab){2}", r"(a)\1", r"(?<a>.\g<a>?)", "(?<=a)b", "a**", "a{", "[a", "[a[b]]",
+        "*", "(" * 9 + ")" * 9, "\\")),
+    ("it has 524289 merges; 524288 are possible", put(["t h"] * (2**19 + 1), "model", "merges")),
+    ("of 1001 characters", put("a" * 1001, *REGEX)),
 ]  # fmt: skip
 
 
@@ -244,7 +279,9 @@ def test_a_wrong_file_is_one_clear_error(reason: str, change: Callable[[Json], N
     error.match(reason.replace("|", r"\|"))
 
 
-@pytest.mark.parametrize("content", ["", "null", "[]", "{", "[" * 100_000, '{"a": 1' + "0" * 9000 + "}", "\udcff"])
+@pytest.mark.parametrize(
+    "content", ["", "null", "[]", "{", "[" * 100_000, '{"a": 1' + "0" * 9000 + "}", "\udcff", "{}" * 2]
+)
 def test_what_is_no_json_object(content: str, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
@@ -264,6 +301,14 @@ def test_a_file_beyond_the_bound_is_not_read(tmp_path: Path, monkeypatch: pytest
         file.truncate(module.MAX_FILE_BYTES + 1)
     with pytest.raises(ModelFileError, match="larger than 32 MiB"):
         Tokenizer.open(tmp_path / "tokenizer.json", **MODEL)
+
+
+def test_a_file_of_empty_lists_is_not_parsed(tmp_path: Path) -> None:
+    path = write(tmp_path, "[" + "[]," * (1 << 20) + "[]]")
+    started = time.process_time()
+    with pytest.raises(ModelFileError, match="more than 2097152 values"):
+        Tokenizer.open(path, **MODEL)
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize("semantic", [(288, 350), (288, 352), (287, 351), (289, 351), (288, 287), (288, 2**62)])
@@ -287,28 +332,89 @@ def test_mutated_files_never_end_the_process(tmp_path: Path) -> None:
 HOSTILE: list[Any] = [
     None, True, 0, -1, 2**31, 2**32, 2**64, 10**30, 1.5, 1e308, "", "a", "\0", "<|im_end|>", "\ud800", "Ġ" * 1000,
     [], {}, [[]], ["a", "b"], [None] * 100, {"a": "b"}, {"type": "ByteLevel"}, {"String": ""},
-    {"Regex": "(.*)*"}, {"Regex": "((a*)*)*$"},
+    {"Regex": "(.*)*"}, {"Regex": "((a*)*)*$"}, {"Regex": "[^q]*[^q]*q|."}, {"Regex": "a*a*a*a*b|."},
+    {"Regex": "(" * 300 + ")" * 300}, {"Regex": "((x{0,999}){0,999}){0,999}"}, {"Regex": "(?<a>(\\g<a>|.)*)"},
+    {"Regex": "(?=[^q]{0,200}[^q]{0,200}[^q]{0,200}q)|."}, {"Regex": "a?" * 40 + "b|."}, {"Regex": ""},
 ]  # fmt: skip
 
 
-def mutate(dice: random.Random) -> bytes:
-    """The golden file with some bytes wrong, or with some values in it replaced, removed or doubled."""
-    if dice.random() < 0.4:
-        data = bytearray(FILE.read_bytes())
-        for _ in range(dice.choice([1, 1, 2, 20])):
-            at = dice.randrange(len(data))
-            kind = dice.randrange(4)
-            if kind == 0:
-                data[at] = dice.randrange(256)
-            elif kind == 1:
-                del data[at : at + dice.choice([1, 5, 500])]
-            elif kind == 2:
-                data[at:at] = data[at : at + dice.choice([1, 5, 500])]
-            elif dice.random() < 0.2:
-                del data[at:]
-                return bytes(data)
-        return bytes(data)
-    content = golden()
+def nested(depth: int) -> Any:
+    value: Any = {"type": "NFC"}
+    for level in range(depth):
+        value = {"type": "Sequence", ("normalizers", "pretokenizers")[level % 2]: [value]}
+    return value
+
+
+def more_vocabulary(content: Json, dice: random.Random) -> None:
+    vocab, first = content["model"]["vocab"], dice.choice([0, 276, 352, 2**31, 2**32 - 1, 2**63])
+    count = dice.choice([1, 100, 20_000])
+    vocab.update({f"x{index}": first + index * dice.choice([0, 1]) for index in range(count)})
+
+
+def odd_merges(content: Json, dice: random.Random) -> None:
+    vocab, merges = content["model"]["vocab"], content["model"]["merges"]
+    match dice.randrange(5):
+        case 0:  # in a circle
+            vocab.update({"ab": vocab["a"], "ba": vocab["b"]})
+            merges += [["a", "b"], ["b", "a"], ["ab", "ba"], ["ba", "ab"]]
+        case 1:
+            merges += merges * dice.choice([1, 100])
+        case 2:
+            merges.reverse()
+        case 3:  # a piece doubles from merge to merge
+            piece, free = "a", dice.choice([0, 276, 352])
+            for index in range(dice.choice([3, 14])):
+                merges.append([piece, piece])
+                piece += piece
+                vocab[piece] = free + index
+        case 4:
+            merges.insert(0, dice.choice([["", ""], ["a", ""], "a b c", "", ["\ud800", "a"], ["a", "b", "c"], " "]))
+
+
+def lost_control_tokens(content: Json, dice: random.Random) -> None:
+    added = content["added_tokens"]
+    match dice.randrange(4):
+        case 0:
+            del added[dice.randrange(len(added)) :]
+        case 1:
+            dice.shuffle(added)
+        case 2:
+            added[dice.randrange(len(added))]["id"] = dice.choice([0, -1, 2**31, 2**63, 275, None, "7", 1.0])
+        case 3:
+            added += [{**dice.choice(added), "content": f"<|extra:{n}|>"} for n in range(dice.choice([1, 9999]))]
+
+
+def odd_parts(content: Json, dice: random.Random) -> None:
+    key, list_key, names = dice.choice([
+        ("normalizer", "normalizers", ["NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Nmt", "no such"]),
+        ("pre_tokenizer", "pretokenizers", ["Digits", "ByteLevel", "Whitespace", "Metaspace", "Split", "no such"]),
+    ])  # fmt: skip
+    parts = [{"type": name} for name in dice.choices(names, k=dice.choice([1, 2, 9]))]
+    content[key] = {"type": "Sequence", list_key: parts * dice.choice([1, 1, 5000])}
+
+
+def deep(content: Json, dice: random.Random) -> None:
+    # json.dumps itself gives up at about a thousand.
+    content[dice.choice(list(content))] = nested(dice.choice([2, 60, 300]))
+
+
+def parts_of_the_model(content: Json, dice: random.Random) -> None:
+    key = dice.choice(["type", "vocab", "merges", "dropout", "unk_token", "byte_fallback", "ignore_merges"])
+    content["model"][key] = dice.choice([*HOSTILE, True, "Unigram", "WordLevel", "<|im_end|>"])
+
+
+STRUCTURES = [more_vocabulary, odd_merges, lost_control_tokens, odd_parts, deep, parts_of_the_model]
+
+
+def mutate(raw: bytes, dice: random.Random) -> bytes:
+    """A tokenizer.json with some bytes wrong, or a part of it odd, or some values replaced, removed or doubled."""
+    way = dice.random()
+    if way < 0.35:
+        return wrong_bytes(raw, dice)
+    content = json.loads(raw)
+    if way < 0.65:
+        dice.choice(STRUCTURES)(content, dice)
+        return json.dumps(content).encode()
     for _ in range(dice.choice([1, 1, 2, 4])):
         at: Any = content
         while True:
@@ -327,12 +433,32 @@ def mutate(dice: random.Random) -> bytes:
     return json.dumps(content).encode()
 
 
+def wrong_bytes(raw: bytes, dice: random.Random) -> bytes:
+    data = bytearray(raw)
+    for _ in range(dice.choice([1, 1, 2, 20])):
+        at = dice.randrange(len(data))
+        kind = dice.randrange(4)
+        if kind == 0:
+            data[at] = dice.randrange(256)
+        elif kind == 1:
+            del data[at : at + dice.choice([1, 5, 500])]
+        elif kind == 2:
+            data[at:at] = data[at : at + dice.choice([1, 5, 500])]
+        elif dice.random() < 0.2:
+            del data[at:]
+            break
+        if not data:
+            break
+    return bytes(data)
+
+
 def open_mutants(folder: Path) -> dict[str, int]:
     counts = {"refused": 0, "opened": 0}
     dice = random.Random(20261120)
     path = folder / "mutant.json"
+    raw = FILE.read_bytes()
     for _ in range(800):
-        path.write_bytes(mutate(dice))
+        path.write_bytes(mutate(raw, dice))
         try:
             opened = Tokenizer.open(path, **MODEL)
         except ModelFileError as error:

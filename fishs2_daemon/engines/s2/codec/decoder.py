@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from fishs2_daemon.engines.s2.codec.convnext import ConvNext
 from fishs2_daemon.engines.s2.codec.convolution import Convolution, ResidualUnit, Snake, TransposedConvolution
-from fishs2_daemon.engines.s2.codec.passes import Pass, frames_at_once
+from fishs2_daemon.engines.s2.codec.passes import FRAME_COUNTS, Pass, frames_at_once
 from fishs2_daemon.engines.s2.codec.quantizer import Codebooks
 from fishs2_daemon.engines.s2.codec.state import StateLayout
 from fishs2_daemon.engines.s2.codec.streams import Streams
 from fishs2_daemon.engines.s2.codec.window_attention import Rope, WindowTransformer
-from fishs2_daemon.engines.s2.ggml import Tensor
+from fishs2_daemon.engines.s2.ggml import Backend, Tensor
 from fishs2_daemon.engines.s2.layout import DILATIONS
 from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.errors import EngineError
@@ -22,17 +22,20 @@ from fishs2_daemon.errors import EngineError
 Codes = npt.NDArray[np.integer[Any]]
 Samples = npt.NDArray[np.float32]
 
-_FIRST_SLOTS = 4
+_STREAMS = 4
 
 
 class Decoder:
     """Any number of streams at once, each in pieces of any length: together they equal the whole, up to rounding.
 
     Make one for a model: its constants stay on the device until the model is closed. The model must stay open, and may
-    have skipped what is `converted`. Not safe for several threads at once.
+    have skipped what is `converted`. Not safe for several threads at once; with a `backend` of its own, on the model's
+    device, it works beside whoever uses the model's. There is memory for `streams` at first.
     """
 
-    def __init__(self, model: Model, *, rope: Rope = "bf16") -> None:
+    def __init__(
+        self, model: Model, *, rope: Rope = "bf16", backend: Backend | None = None, streams: int = _STREAMS
+    ) -> None:
         config = model.config.codec
         state = StateLayout()
         self._codebooks = Codebooks(model)
@@ -58,13 +61,13 @@ class Decoder:
         )
         self._shape = len(config.codebook_sizes), config.frame_samples
         self._streams = Streams(
-            model.backend,
+            backend or model.backend,
             "the codec's decoder",
             state,
             config.frame_samples,
             [self._post_module],
             self._emit,
-            slots=_FIRST_SLOTS,
+            slots=streams,
         )
 
     def open_stream(self) -> "DecoderStream":
@@ -95,6 +98,13 @@ class Decoder:
             pieces.append(samples.reshape(len(streams), frames * frame_samples))
             at += frames
         return list(np.concatenate(pieces, axis=1))
+
+    def warm(self, streams: int) -> None:
+        """Build the graphs for one, two, four, ... up to so many streams, the largest first."""
+        counts = [1 << n for n in reversed(range(streams.bit_length()))]
+        for count in counts:
+            for frames in dict.fromkeys(frames_at_once(n, count) for n in FRAME_COUNTS):
+                self._streams.build(frames, count)
 
     def trace(self, codes: Codes) -> dict[str, npt.NDArray[np.float32]]:
         """What the decoder makes of the first frames of a stream, `[channels, columns]`, by the names that reference

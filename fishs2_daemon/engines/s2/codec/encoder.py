@@ -13,7 +13,7 @@ from fishs2_daemon.engines.s2.codec.quantizer import CodeSearch
 from fishs2_daemon.engines.s2.codec.state import StateLayout
 from fishs2_daemon.engines.s2.codec.streams import Streams
 from fishs2_daemon.engines.s2.codec.window_attention import Rope, WindowTransformer
-from fishs2_daemon.engines.s2.ggml import DType, Tensor
+from fishs2_daemon.engines.s2.ggml import Backend, DType, Tensor
 from fishs2_daemon.engines.s2.layout import DILATIONS
 from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.errors import EngineError
@@ -29,8 +29,8 @@ class Encoder:
     """Built by the first `encode`: most runs never need it. A long clip passes through in pieces, so memory does not
     grow with it. For the model, the same holds as in `Decoder`. Not safe for several threads at once."""
 
-    def __init__(self, model: Model, *, rope: Rope = "bf16") -> None:
-        self._model, self._rope = model, rope
+    def __init__(self, model: Model, *, rope: Rope = "bf16", backend: Backend | None = None) -> None:
+        self._model, self._rope, self._backend = model, rope, backend or model.backend
         self._network: _Network | None = None
 
     def encode(self, samples: Samples) -> Codes:
@@ -80,12 +80,12 @@ class Encoder:
 
     def _built(self) -> "_Network":
         if self._network is None:
-            self._network = _Network(self._model, self._rope)
+            self._network = _Network(self._model, self._rope, self._backend)
         return self._network
 
 
 class _Network:
-    def __init__(self, model: Model, rope: Rope) -> None:
+    def __init__(self, model: Model, rope: Rope, backend: Backend) -> None:
         config, state = model.config.codec, StateLayout()
         self._first = Convolution(model, "c.encoder.block.0.conv", state)
         self._blocks = [_Block(model, index, state, rope) for index in range(len(config.encoder_rates))]
@@ -108,7 +108,7 @@ class _Network:
         self._frame_samples = config.frame_samples
         transformers = [block.transformer for block in self._blocks if block.transformer]
         self.streams = Streams(
-            model.backend,
+            backend,
             "the codec's encoder",
             state,
             config.frame_samples,

@@ -69,4 +69,6 @@ def _projected(model: Model, index: int) -> npt.NDArray[np.float32]:
     """`[size, latent]`"""
     name = codebook_name(index)
     rows, weight = model.values(f"{name}.codebook.weight"), model.values(f"{name}.out_proj.weight")[:, :, 0]
-    return rows @ weight.T + model.values(f"{name}.out_proj.bias")
+    # A damaged file's numbers may be none; the sound is damaged then, and nothing else is.
+    with np.errstate(invalid="ignore", over="ignore"):
+        return rows @ weight.T + model.values(f"{name}.out_proj.bias")

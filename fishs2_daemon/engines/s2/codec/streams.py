@@ -8,8 +8,12 @@ import numpy.typing as npt
 from fishs2_daemon.engines.s2.codec.passes import Pass, Windows
 from fishs2_daemon.engines.s2.codec.state import StateLayout, StatePool
 from fishs2_daemon.engines.s2.codec.window_attention import WindowTransformer
-from fishs2_daemon.engines.s2.ggml import Backend, Graph, GraphBuilder
+from fishs2_daemon.engines.s2.ggml import Arena, Backend, Graph, GraphBuilder
+from fishs2_daemon.engines.s2.graphs import Graphs
 from fishs2_daemon.errors import EngineError
+
+#: Pairs of frames and streams whose graphs are kept.
+_GRAPHS = 64
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -50,18 +54,18 @@ class Streams:
         self._emit = emit
         self._pool = StatePool(backend, layout, slots)
         self._windows = Windows(backend, columns_per_frame)
-        self._graphs: dict[tuple[int, int], Graph] = {}
+        self._graphs = Graphs(backend, _GRAPHS)
         self._closed = False
 
     @property
     def n_bytes(self) -> int:
         """Memory of states and graphs on the device."""
-        return self._pool.n_bytes + sum(graph.n_bytes for graph in self._graphs.values())
+        return self._pool.n_bytes + self._graphs.n_bytes
 
     def open(self) -> Stream:
         self._check_open()
         if self._pool.full:
-            self._close_graphs()
+            self._graphs.clear()
             self._pool.double()
         return Stream(self, self._pool.take())
 
@@ -75,10 +79,11 @@ class Streams:
         self._check_open()
         if any(stream.closed or stream.home is not self for stream in streams) or len(set(streams)) < len(streams):
             raise EngineError(f"{self._name}: a stream is closed, is another's, or is there twice")
-        key = frames, len(streams)
-        if key not in self._graphs:
-            self._graphs[key] = self._build(self._windows, *key)
-        return self._run(self._graphs[key], streams, frames, inputs)
+        return self._run(self._graph(frames, len(streams)), streams, frames, inputs)
+
+    def build(self, frames: int, streams: int) -> None:
+        """Build a graph before it is needed."""
+        self._graph(frames, streams)
 
     def trace(self, frames: int, inputs: Arrays) -> Arrays:
         """Pass the first `frames` of a stream at once: the outputs, and every activation that the parts have noted."""
@@ -94,17 +99,23 @@ class Streams:
     def close(self) -> None:
         """Give the memory back. May be called twice."""
         self._closed = True
-        self._close_graphs()
+        self._graphs.close()
         self._windows.close()
         self._pool.close()
 
-    def _build(self, windows: Windows, frames: int, streams: int, *, every: bool = False) -> Graph:
+    def _graph(self, frames: int, streams: int) -> Graph:
+        key = frames, streams
+        return self._graphs.get(key, lambda arena: self._build(self._windows, *key, arena=arena))
+
+    def _build(
+        self, windows: Windows, frames: int, streams: int, *, every: bool = False, arena: Arena | None = None
+    ) -> Graph:
         g = GraphBuilder(self._backend, f"{self._name} of {frames} frames of {streams} streams")
         p = Pass(g, self._pool.tensor, windows, frames, streams)
         self._emit(p)
         for name, tensor in p.seen.items() if every else ():
             g.output(name, tensor)
-        return g.build()
+        return g.build(arena)
 
     def _run(self, graph: Graph, streams: Sequence[Stream], frames: int, inputs: Arrays) -> Arrays:
         graph.inputs["slots"][:] = [stream.slot for stream in streams]
@@ -114,11 +125,6 @@ class Streams:
         for stream in streams:
             stream.frames += frames
         return outputs
-
-    def _close_graphs(self) -> None:
-        for graph in self._graphs.values():
-            graph.close()
-        self._graphs.clear()
 
     def _check_open(self) -> None:
         if self._closed:

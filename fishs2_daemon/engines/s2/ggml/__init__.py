@@ -4,7 +4,8 @@ A failed native assertion ends the process, so nothing reaches ggml before its s
 what the operation takes; a mistake is an `EngineError` (of shapes: `ShapeError`) that names operation and tensors.
 """
 
-from fishs2_daemon.engines.s2.ggml.backend import Backend, Memory
+from fishs2_daemon.engines.s2.ggml.arena import Arena
+from fishs2_daemon.engines.s2.ggml.backend import Backend, Event, Memory
 from fishs2_daemon.engines.s2.ggml.dtypes import DType
 from fishs2_daemon.engines.s2.ggml.emit import UnsupportedOperation
 from fishs2_daemon.engines.s2.ggml.graph import Graph, GraphBuilder
@@ -13,8 +14,10 @@ from fishs2_daemon.engines.s2.ggml.store import Store
 from fishs2_daemon.engines.s2.ggml.tensor import ShapeError, Tensor
 
 __all__ = [
+    "Arena",
     "Backend",
     "DType",
+    "Event",
     "Graph",
     "GraphBuilder",
     "Memory",

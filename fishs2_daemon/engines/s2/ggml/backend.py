@@ -16,6 +16,35 @@ class Memory:
     total_bytes: int
 
 
+class Event:
+    """A point in a backend's stream of work that can be waited for while more is started behind it.
+
+    Where the device has none of its own (the processor, which has finished whatever was started), waiting is nothing.
+    """
+
+    def __init__(self, backend: "Backend", device: Any) -> None:
+        """Use `Backend.event`."""
+        native = backend.native
+        self._backend = backend
+        pointer = native.ggml_backend_event_new(device)
+        self._pointer = native.ffi.gc(pointer, native.ggml_backend_event_free) if pointer != native.ffi.NULL else None
+
+    def record(self) -> None:
+        """Now: behind all that was started so far."""
+        if self._pointer is not None:
+            self._backend.native.ggml_backend_event_record(self._pointer, self._backend.pointer)
+
+    def wait(self) -> None:
+        if self._pointer is not None:
+            self._backend.native.ggml_backend_event_synchronize(self._pointer)
+
+    def close(self) -> None:
+        """May be called twice."""
+        if self._pointer is not None:
+            self._backend.native.ffi.release(self._pointer)
+            self._pointer = None
+
+
 class Backend:
     """One stream of work on a device; graphs that are to overlap need a backend each.
 
@@ -87,6 +116,10 @@ class Backend:
         free, total = self.native.ffi.new("size_t *"), self.native.ffi.new("size_t *")
         self.native.ggml_backend_dev_memory(self._device, free, total)
         return Memory(int(free[0]), int(total[0]))
+
+    def event(self) -> Event:
+        """To be closed before the backend."""
+        return Event(self, self._device)
 
     def synchronize(self) -> None:
         """Wait until everything that was started on this backend is done."""

@@ -13,6 +13,7 @@ typedef struct ggml_backend * ggml_backend_t;
 typedef struct ggml_backend_device * ggml_backend_dev_t;
 typedef struct ggml_backend_buffer * ggml_backend_buffer_t;
 typedef struct ggml_backend_buffer_type * ggml_backend_buffer_type_t;
+typedef struct ggml_backend_event * ggml_backend_event_t;
 struct ggml_init_params { size_t mem_size; void * mem_buffer; bool no_alloc; };
 struct ggml_type_traits {
     const char * type_name; int64_t blck_size; int64_t blck_size_interleave; size_t type_size; bool is_quantized;
@@ -117,7 +118,10 @@ void ggml_backend_tensor_set_async(ggml_backend_t, ggml_tensor *, const void * d
 
 void ggml_backend_free(ggml_backend_t);
 void ggml_backend_synchronize(ggml_backend_t);
-int ggml_backend_graph_compute(ggml_backend_t, ggml_cgraph *);
+ggml_backend_event_t ggml_backend_event_new(ggml_backend_dev_t);
+void ggml_backend_event_free(ggml_backend_event_t);
+void ggml_backend_event_record(ggml_backend_event_t, ggml_backend_t);
+void ggml_backend_event_synchronize(ggml_backend_event_t);
 int ggml_backend_graph_compute_async(ggml_backend_t, ggml_cgraph *);
 bool ggml_backend_supports_op(ggml_backend_t, const ggml_tensor * op);
 ggml_backend_dev_t ggml_backend_get_device(ggml_backend_t);

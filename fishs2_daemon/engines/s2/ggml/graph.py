@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fishs2_daemon.engines.s2.ggml import transfer
+from fishs2_daemon.engines.s2.ggml.arena import Arena
 from fishs2_daemon.engines.s2.ggml.backend import Backend
 from fishs2_daemon.engines.s2.ggml.context import Contexts, new_context
 from fishs2_daemon.engines.s2.ggml.dtypes import DType
@@ -67,8 +68,8 @@ class GraphBuilder(ShapeOps, MathOps, ModelOps):
         self._native.ggml_set_output(kept.pointer)
         self._outputs[name] = kept
 
-    def build(self) -> "Graph":
-        """The graph, allocated. The builder takes no more operations.
+    def build(self, arena: Arena | None = None) -> "Graph":
+        """The graph, allocated, in the arena's memory or else in its own. The builder takes no more operations.
 
         Raises `EngineError` when nothing is computed, or the device has not enough memory.
         """
@@ -78,7 +79,8 @@ class GraphBuilder(ShapeOps, MathOps, ModelOps):
         if not nodes:
             raise EngineError(f"{self.name}: a graph needs an output, or a write to a store")
         self._nodes = []
-        return Graph(self._backend, self.name, self._contexts, nodes, self._inputs, self._outputs, self._row_limits)
+        parts = self._contexts, nodes, self._inputs, self._outputs, self._row_limits
+        return Graph(self._backend, self.name, *parts, arena)
 
     def _needed(self) -> list[Node]:
         needed = set(self._outputs.values())
@@ -107,13 +109,14 @@ class Graph:
         inputs: dict[str, _Input],
         outputs: dict[str, Tensor],
         row_limits: dict[Storage, int],
+        arena: Arena | None,
     ) -> None:
         self.name = name
         #: What the next run takes: fill these arrays in place. Shapes are those of the inputs, reversed.
         self.inputs: dict[str, NDArray[Any]] = {}
         #: Operations, views included.
         self.n_nodes = 0
-        #: Device memory of inputs and intermediate results.
+        #: Device memory of inputs, and of intermediate results where no arena holds them.
         self.n_bytes = 0
         self._backend = backend
         self._native = backend.native
@@ -124,6 +127,8 @@ class Graph:
         homes = {tensor.storage.home for tensor in leaves}
         self._stores: list[Home] = [home for home in homes if home.persistent]
         self._closed = False
+        self._shared = arena
+        self._arena = arena or Arena(backend)
         self._place_inputs(inputs)
         self._limits = [
             (key, self.inputs[key], row_limits[value.tensor.storage])
@@ -131,6 +136,11 @@ class Graph:
             if value.tensor.storage in row_limits
         ]
         self._order(nodes, len(leaves))
+
+    @property
+    def stale(self) -> bool:
+        """Whether the arena's memory has moved since the graph was built."""
+        return self._arena.generation != self._generation
 
     def run(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Set the named inputs (others keep their values), compute, and read every output."""
@@ -184,10 +194,11 @@ class Graph:
         """Give the memory back. May be called twice."""
         if not self._closed:
             self._closed = True
-            release = self._native.ffi.release
-            for owned in (self._allocator, self._buffer, self._graph_context):
+            if self._shared is None:
+                self._arena.close()
+            for owned in (self._buffer, self._graph_context):
                 if owned is not None:
-                    release(owned)
+                    self._native.ffi.release(owned)
             self._contexts.close()
 
     def __enter__(self) -> "Graph":
@@ -222,21 +233,21 @@ class Graph:
             self.inputs[name] = values.reshape(tuple(reversed(value.shape)))
 
     def _order(self, nodes: list[Node], n_leaves: int) -> None:
-        native, ffi = self._native, self._native.ffi
+        native = self._native
         size = max(len(nodes), n_leaves) + 1
         self._graph_context = new_context(native, native.ggml_graph_overhead_custom(size, False) + 1024)
         self._graph = native.ggml_new_graph_custom(self._graph_context, size, False)
         for node in nodes:
             native.ggml_build_forward_expand(self._graph, node.tensor.pointer)
         self.n_nodes = int(native.ggml_graph_n_nodes(self._graph))
-        allocator = native.ggml_gallocr_new(self._backend.buffer_type)
-        self._allocator = ffi.gc(allocator, native.ggml_gallocr_free)
-        if not native.ggml_gallocr_alloc_graph(allocator, self._graph):
+        if not self._arena.place(self._graph):
             raise self._out_of_memory()
-        self.n_bytes += native.ggml_gallocr_get_buffer_size(allocator, 0)
+        self._generation = self._arena.generation
+        if self._shared is None:
+            self.n_bytes += self._arena.n_bytes
 
     def _check_open(self) -> None:
-        if self._closed or not all(store.ready for store in self._stores):
+        if self._closed or self.stale or not all(store.ready for store in self._stores):
             raise EngineError(f"{self.name}: the graph, or a store that it uses, is closed")
 
     def _out_of_memory(self) -> EngineError:

@@ -1,0 +1,51 @@
+"""Memory for intermediate results that several graphs take turns in."""
+
+from typing import Any
+
+from fishs2_daemon.engines.s2.ggml.backend import Backend
+from fishs2_daemon.engines.s2.ggml.context import new_context
+from fishs2_daemon.errors import EngineError
+
+
+class Arena:
+    """Graphs built into one arena share its memory, and are run one after another: what one leaves there, outputs
+    included, the next one overwrites. The largest graph is built first; a larger one that comes later moves the
+    memory, and the graphs before it are `stale` and must be built again.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        #: Changes when the memory moves.
+        self.generation = 0
+        native = backend.native
+        allocator = native.ggml_gallocr_new(backend.buffer_type)
+        self._allocator = native.ffi.gc(allocator, native.ggml_gallocr_free)
+        self._context = new_context(native, native.ggml_graph_overhead_custom(1, False) + 1024)
+        self._nothing = native.ggml_new_graph_custom(self._context, 1, False)
+        self._closed = False
+
+    @property
+    def n_bytes(self) -> int:
+        return 0 if self._closed else int(self.backend.native.ggml_gallocr_get_buffer_size(self._allocator, 0))
+
+    def place(self, graph: Any) -> bool:
+        """Give the graph's tensors their addresses; False when the device has not enough memory."""
+        if self._closed:
+            raise EngineError("the memory of these graphs was given back")
+        native, before = self.backend.native, self.n_bytes
+        # The allocator takes a graph of as many nodes, none of them larger, for the last one once more, and gives its
+        # tensors the places of that one's: whichever of them must live longer are overwritten. So it sees another one
+        # in between.
+        native.ggml_gallocr_alloc_graph(self._allocator, self._nothing)
+        placed = bool(native.ggml_gallocr_alloc_graph(self._allocator, graph))
+        if self.n_bytes != before or not placed:
+            self.generation += 1
+        return placed
+
+    def close(self) -> None:
+        """Give the memory back; graphs in it are not to be run any more. May be called twice."""
+        if not self._closed:
+            self._closed = True
+            self.generation += 1
+            self.backend.native.ffi.release(self._allocator)
+            self.backend.native.ffi.release(self._context)

@@ -1,0 +1,126 @@
+"""From the files to an engine that can speak at once."""
+
+import importlib.util
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+from fishs2_daemon.engines.base import EngineOptions
+from fishs2_daemon.engines.s2.clips import ClipCodes
+from fishs2_daemon.engines.s2.codec import Decoder, Encoder, converted
+from fishs2_daemon.engines.s2.generator import Generator
+from fishs2_daemon.engines.s2.ggml import Backend
+from fishs2_daemon.engines.s2.gguf import GgufFile
+from fishs2_daemon.engines.s2.memory import needs, slots_for
+from fishs2_daemon.engines.s2.model import Model
+from fishs2_daemon.engines.s2.model_file import read_config
+from fishs2_daemon.engines.s2.prefixes import Prefixes
+from fishs2_daemon.engines.s2.prompt import PromptFormat
+from fishs2_daemon.engines.s2.rope import RopeKind
+from fishs2_daemon.engines.s2.runner import Runner
+from fishs2_daemon.engines.s2.tokenizer import Tokenizer
+from fishs2_daemon.engines.s2.vocoder import Vocoder
+from fishs2_daemon.errors import EngineError
+
+_log = logging.getLogger(__name__)
+
+#: Of the time that loading takes, the weights' share; the rest builds graphs.
+_WEIGHTS = 0.9
+
+
+@dataclass(slots=True)
+class Loaded:
+    """An engine's parts. `close` ends its threads and gives the memory back."""
+
+    model: Model
+    tokenizer: Tokenizer
+    prompts: PromptFormat
+    generator: Generator
+    decoder: Decoder
+    clips: ClipCodes
+    prefixes: Prefixes
+    runner: Runner
+    vocoder: Vocoder
+    backends: tuple[Backend, ...]
+
+    def close(self) -> None:
+        self.runner.close()
+        self.vocoder.close()
+        self.prefixes.clear()
+        self.clips.close()
+        self.decoder.close()
+        self.generator.close()
+        self.model.close()
+        for backend in self.backends:
+            backend.close()
+
+
+def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
+    """`report` is told the fraction that is done. Raises `EngineError`."""
+    if importlib.util.find_spec("ggml") is None:
+        raise EngineError("the S2 engine needs ggml: pip install ggml-python==0.0.45 (it is built from source)")
+    with GgufFile.open(options.model_path) as file:
+        config = read_config(file)
+        weights = sum(tensor.nbytes for tensor in file.tensors.values())
+    slow, codec = config.slow, config.codec
+    tokenizer = Tokenizer.open(
+        Path(options.tokenizer_path),
+        vocab_size=slow.vocab,
+        semantic_begin=slow.semantic_begin,
+        semantic_end=slow.semantic_end,
+    )
+    # Three streams of work: frames, sound, and the codes of clips, none of which waits for another.
+    backends = tuple(_backend(options) for _ in range(3))
+    frames, sound, reading = backends
+    on_gpu = frames.device != "cpu"
+    context = min(options.context, slow.context)
+    voices = options.voice_cache_mb << 20
+    slots = slots_for(options.slots, needs(config, weights, context=context, voices=voices, fused=on_gpu), frames)
+    model = Model.load(
+        options.model_path, frames, lambda done: report(_WEIGHTS * done), im_end=tokenizer.im_end, skip=converted
+    )
+    generator = Generator(model, slots=slots, context=context, rope=_rope(options))
+    generator.warm()
+    decoder = Decoder(model, backend=sound, streams=slots)
+    decoder.warm(slots)
+    report(1.0)
+    encoder = Encoder(model, backend=reading)
+    frame_s = codec.frame_samples / codec.sample_rate
+    vocoder = Vocoder(decoder, codec.sample_rate, codec.frame_samples)
+    prefixes = Prefixes(voices)
+    _log.info(
+        "S2 on %s, %d threads, %d slots of %d positions, %d MB",
+        frames.description, frames.threads, slots, context,
+        (model.n_bytes + generator.n_bytes + decoder.n_bytes) >> 20,
+    )  # fmt: skip
+    return Loaded(
+        model=model,
+        tokenizer=tokenizer,
+        prompts=PromptFormat(tokenizer, codebooks=slow.codebooks, codebook_size=slow.codebook_size),
+        generator=generator,
+        decoder=decoder,
+        clips=ClipCodes(
+            encoder, sample_rate=codec.sample_rate, frame_samples=codec.frame_samples, codec=model.digest("c.")
+        ),
+        prefixes=prefixes,
+        runner=Runner(generator, vocoder, prefixes, frame_s=frame_s, run_ahead=on_gpu),
+        vocoder=vocoder,
+        backends=backends,
+    )
+
+
+def _backend(options: EngineOptions) -> Backend:
+    name = options.backend
+    if name not in ("auto", "cuda", "cpu"):
+        raise EngineError(f"FISHS2_BACKEND={name} is not supported by the S2 engine; allowed: auto, cuda, cpu")
+    if name == "cuda":
+        name = f"cuda:{options.gpu_device}"
+    return Backend.open(name, threads=options.n_threads or None)
+
+
+def _rope(options: EngineOptions) -> RopeKind:
+    if options.rope not in get_args(RopeKind):
+        raise EngineError(f"FISHS2_ROPE={options.rope}; allowed: {', '.join(get_args(RopeKind))}")
+    return cast(RopeKind, options.rope)
