@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from fishs2_daemon.errors import InvalidRequest, MissingTranscript, UnknownVoice
 from fishs2_daemon.settings import Settings
-from fishs2_daemon.speech import AS_SET, Clip, EngineInfo, SamplingOverrides, Voice
+from fishs2_daemon.speech import AS_SET, Clip, EngineInfo, SamplingOverrides, SpeechRequest, Voice
 from fishs2_daemon.voices.meta import StoredVoice
 from fishs2_daemon.voices.store import VoiceStore
 
@@ -18,23 +18,16 @@ _NAMES_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Casting:
-    """Who speaks a text: the engine's voice `voice`, or with `clips` the one of those. `stored` is the stored voice
-    that was asked for; where it is set and there are no clips, the engine does not clone, and `voice` stands in."""
+    """Who speaks a text, on which engine: its own voice `voice`, or with `clips` those of speaker 0, 1, ... `name` is
+    what the listener was promised. `is_stand_in`: that was a recording, and the engine does not clone."""
 
+    engine: str
     voice: str
-    stored: str | None = None
+    name: str
     clips: tuple[Clip, ...] = ()
     sampling: SamplingOverrides = AS_SET
     style: str | None = None
-
-    @property
-    def name(self) -> str:
-        """What the listener was promised."""
-        return self.stored or self.voice
-
-    @property
-    def is_stand_in(self) -> bool:
-        return self.stored is not None and not self.clips
+    is_stand_in: bool = False
 
 
 class VoiceCatalogue:
@@ -77,44 +70,68 @@ class VoiceCatalogue:
             return _speaking(language, engine) or engine.default_voice
         return engine.default_voice
 
-    async def cast(self, asked: str | None, language: str | None, engine: EngineInfo) -> Casting:
-        """Who speaks for a request that names a voice, or a language, or neither.
+    async def cast(self, request: SpeechRequest, engine: EngineInfo) -> Casting:
+        """Who speaks for a request that names recordings, a voice for each speaker, a voice, a language, or nothing.
 
         Raises `UnknownVoice`, `BrokenVoice`, or `MissingTranscript` for a stored voice that cannot be cloned.
         """
         await self.refresh()
-        wanted = (asked or "").strip()
+        if request.references:
+            return self._of_recordings(request.references, "a recording", engine)
+        if request.voices:
+            return await self._of_speakers(request.voices, engine)
+        wanted = (request.voice or "").strip()
         if wanted.lower() not in ("", "default"):
-            voices = self.voices(engine)
-            if name := _named(wanted, voices):
+            if name := _named(wanted, self.voices(engine)):
                 return await self._cast(name, engine)
             if self._settings.unknown_voice == "error":
                 raise UnknownVoice(f"there is no voice {wanted!r}; voices: {self._some(engine)}", param="voice")
             _log.warning("there is no voice %r; the default speaks (FISHS2_UNKNOWN_VOICE=default)", wanted)
-        elif language and not wanted:
-            if own := _speaking(language, engine):
-                return Casting(own)
-            raise UnknownVoice(f"no voice speaks {language!r}; voices: {self._some(engine)}", param="voice")
+        elif request.language and not wanted:
+            if own := _speaking(request.language, engine):
+                return Casting(engine.name, own, own)
+            raise UnknownVoice(f"no voice speaks {request.language!r}; voices: {self._some(engine)}", param="voice")
         if name := self.default(engine):
             return await self._cast(name, engine)
         raise UnknownVoice(
             f"FISHS2_DEFAULT_VOICE: there is no voice {self._settings.default_voice!r}; voices: {self._some(engine)}"
         )
 
+    async def _of_speakers(self, voices: Mapping[int, str], engine: EngineInfo) -> Casting:
+        if sorted(voices) != list(range(len(voices))):
+            raise InvalidRequest("voices: allowed: a voice for each of the speakers 0, 1, 2, ...", param="voices")
+        castings = [await self.cast(SpeechRequest("", voice=voices[speaker]), engine) for speaker in range(len(voices))]
+        if engine.clones and not all(casting.clips for casting in castings):
+            own = next(casting.name for casting in castings if not casting.clips)
+            raise InvalidRequest(f"voices: {own!r} is no stored voice; allowed: stored voices", param="voices")
+        clips = tuple(clip for casting in castings for clip in casting.clips)
+        name = ", ".join(casting.name for casting in castings)
+        first = castings[0]
+        return replace(first, name=name, clips=clips, is_stand_in=any(each.is_stand_in for each in castings))
+
     async def _cast(self, name: str, engine: EngineInfo) -> Casting:
         if all(voice.id != name for voice in self._stored):
-            return Casting(name)
+            return Casting(engine.name, name, name)
         stored = await asyncio.to_thread(self.store.resolve, name)
         if not engine.clones:
-            self._tell_stand_in(stored, engine)
+            self._tell_stand_in(stored.id, engine)
             own = next((own for tag in stored.languages if (own := _speaking(tag, engine))), engine.default_voice)
-            return Casting(own, stored.id, (), stored.sampling, None)
-        return Casting(engine.default_voice, stored.id, (_reference(stored),), stored.sampling, stored.style)
+            return Casting(engine.name, own, stored.id, (), stored.sampling, None, is_stand_in=True)
+        clips = (_reference(stored),)
+        return Casting(engine.name, engine.default_voice, stored.id, clips, stored.sampling, stored.style)
 
-    def _tell_stand_in(self, stored: StoredVoice, engine: EngineInfo) -> None:
-        if stored.id not in self._stood_in:
-            self._stood_in.add(stored.id)
-            _log.warning("%s does not clone voices: it speaks for %r in a voice of its own", engine.name, stored.id)
+    def _of_recordings(self, clips: tuple[Clip, ...], name: str, engine: EngineInfo) -> Casting:
+        voice = self.default(engine) or engine.default_voice
+        if engine.clones:
+            return Casting(engine.name, engine.default_voice, name, clips)
+        own = voice if any(each.id == voice for each in engine.voices) else engine.default_voice
+        self._tell_stand_in(name, engine)
+        return Casting(engine.name, own, name, is_stand_in=True)
+
+    def _tell_stand_in(self, name: str, engine: EngineInfo) -> None:
+        if name not in self._stood_in:
+            self._stood_in.add(name)
+            _log.warning("%s does not clone voices: it speaks for %r in a voice of its own", engine.name, name)
 
     def _some(self, engine: EngineInfo) -> str:
         default = self.default(engine)

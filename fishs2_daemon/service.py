@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
 from fishs2_daemon.admission import Admission
-from fishs2_daemon.catalogue import VoiceCatalogue
+from fishs2_daemon.catalogue import Casting, VoiceCatalogue
 from fishs2_daemon.engines.base import Utterance
 from fishs2_daemon.errors import (
     DeadlineExceeded,
@@ -19,6 +19,8 @@ from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.speech import EngineInfo, EngineState, Pcm, Priority, SpeechRequest, Voice
 from fishs2_daemon.text.feed import PhraseFeed
+from fishs2_daemon.text.phrase import Phrase
+from fishs2_daemon.text.plans import TextPlans
 from fishs2_daemon.worker.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class SpeechService:
         self.metrics = metrics
         self._supervisor = supervisor
         self._admission = Admission()
+        self._plans = TextPlans(settings)
         self._closing = False
         metrics.waiting.set_function(lambda: self.waiting)
         metrics.running.set_function(lambda: self.running)
@@ -84,6 +87,10 @@ class SpeechService:
         """Refuse what comes from now on; what runs may finish."""
         self._closing = True
 
+    async def cast(self, request: SpeechRequest) -> Casting:
+        """Who would speak this. Waits for a loading engine, and raises, as `speak` does before its first block."""
+        return await self.catalogue.cast(request, await self._supervisor.ready(self.settings.queue_timeout_s))
+
     async def keep_warm(self) -> None:
         """Make the voices that are set ready on every worker that comes; runs until it is cancelled."""
         warmed: int | None = None
@@ -120,10 +127,11 @@ class SpeechService:
         if self._closing:
             raise ShuttingDown("the daemon is shutting down")
         self._check(request)
-        feed = PhraseFeed(request.text, max_chars=settings.max_text_chars, timeout_s=settings.text_timeout_s)
+        engine = await self._supervisor.ready(settings.queue_timeout_s)
+        casting = await self.catalogue.cast(request, engine)
+        plan = await self._plans.plan(ssml=request.ssml, clean=request.clean, style=request.style or casting.style)
+        feed = PhraseFeed(request.text, max_chars=settings.max_text_chars, timeout_s=settings.text_timeout_s, plan=plan)
         async with feed:
-            engine = await self._supervisor.ready(settings.queue_timeout_s)
-            casting = await self.catalogue.cast(request.voice, request.language, engine)
             first = await anext(feed, None)
             if first is None:
                 yield _silence(engine.sample_rate)
@@ -152,7 +160,7 @@ class SpeechService:
     async def _warm(self, voice: str, engine: EngineInfo) -> None:
         settings = self.settings
         try:
-            casting = await self.catalogue.cast(voice, None, engine)
+            casting = await self.catalogue.cast(SpeechRequest("", voice=voice), engine)
             async with self._admission.slot(Priority.READING, settings.max_queue, settings.queue_timeout_s):
                 utterance = Utterance(casting.voice, _nothing(), casting.clips, priority=Priority.READING)
                 async with aclosing(self._supervisor.speak(utterance)) as speech:
@@ -245,21 +253,21 @@ class _Clock:
 class _Rejoined:
     """An iterator with its first item put back; as safe to cancel as the iterator itself."""
 
-    def __init__(self, first: str, rest: PhraseFeed) -> None:
-        self._first: str | None = first
+    def __init__(self, first: Phrase, rest: PhraseFeed) -> None:
+        self._first: Phrase | None = first
         self._rest = rest
 
     def __aiter__(self) -> "_Rejoined":
         return self
 
-    async def __anext__(self) -> str:
+    async def __anext__(self) -> Phrase:
         if self._first is not None:
             first, self._first = self._first, None
             return first
         return await anext(self._rest)
 
 
-async def _nothing() -> AsyncGenerator[str, None]:
+async def _nothing() -> AsyncGenerator[Phrase, None]:
     return
     yield
 

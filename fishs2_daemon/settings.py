@@ -66,6 +66,7 @@ def _matching(pattern: str, allowed: str) -> AfterValidator:
 
 StrList = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 SecretList = Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)]
+PathList = Annotated[list[Path], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[list[IPv4Network | IPv6Network], NoDecode, BeforeValidator(_networks)]
 Name = Annotated[str, Field(min_length=1)]
 OptionalName = Annotated[str | None, BeforeValidator(_blank_is_none)]
@@ -126,8 +127,15 @@ class Settings(BaseSettings):
     models_dir: Path = Field(Path("models"), description="folder of model files")
     model_path: Path = Field(Path("models/s2-pro-q8_0.gguf"), description="S2 Pro model file")
     tokenizer_path: Path = Field(Path("models/tokenizer.json"), description="S2 Pro tokenizer")
+    reference_dirs: PathList = Field([], description="more folders whose files requests may name as recordings")
     default_model: Name = Field("fishaudio/s2-pro", description="model id that clients see first")
     model_aliases: StrList = Field(["fishs2", "fish-s2", "s2-pro"], description="more names for it")
+
+    # Text
+    clean_text: bool = Field(True, description="read Markdown, HTML, emoji and the like as a person would")
+    replacements_file: OptionalPath = Field(None, description="words and how they are spoken, `word = spoken` a line")
+    sentence_pause_s: float = Field(0.0, ge=0, le=10, description="silence behind a sentence")
+    paragraph_pause_s: float = Field(0.0, ge=0, le=10, description="silence behind a paragraph")
 
     # Logs
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)] = Field(
@@ -221,4 +229,5 @@ RELOADABLE = frozenset(
     | {"languages", "log_level", "max_text_chars", "max_queue", "queue_timeout_s", "first_audio_timeout_s"}
     | {"stall_timeout_s", "text_timeout_s", "total_timeout_s", "max_connections", "http_max_connections"}
     | {"idle_timeout_s", "event_timeout_s", "header_timeout_s", "body_timeout_s", "write_timeout_s", "drain_timeout_s"}
+    | {"clean_text", "replacements_file", "sentence_pause_s", "paragraph_pause_s", "reference_dirs", "warm_voices"}
 )

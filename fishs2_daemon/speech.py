@@ -1,7 +1,7 @@
 """The vocabulary that doors, service, worker and engines share."""
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum, IntEnum
 
 from fishs2_daemon.errors import InvalidRequest
@@ -94,7 +94,10 @@ class SpeechRequest:
     """What a door asks the service to speak.
 
     `text` is the whole text, or its chunks as they arrive; chunk borders mean nothing. `voice` is a voice id; None, or
-    "default", is the default voice, or the first one that speaks `language` where that is given.
+    "default", is the default voice, or the first one that speaks `language` where that is given. With `references`, the
+    recordings of speaker 0, 1, ..., no voice is looked up; `voices` names one for each `<|speaker:N|>` of the text.
+    `style` is said of every phrase, as the tag `[whisper]`. `ssml` says that the text is SSML; `clean`, whether
+    Markdown and the like are read as a person would (None: as set).
     """
 
     text: str | AsyncIterator[str]
@@ -102,6 +105,11 @@ class SpeechRequest:
     language: str | None = None
     sampling: SamplingOverrides = AS_SET
     priority: Priority = Priority.CONVERSATION
+    references: tuple[Clip, ...] = ()
+    voices: Mapping[int, str] = field(default_factory=dict)
+    style: str | None = None
+    ssml: bool = False
+    clean: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,26 @@
 """The seam between the worker process and what it runs."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from fishs2_daemon.speech import AS_SET, Clip, EngineInfo, Pcm, Priority, SamplingOverrides
+from fishs2_daemon.text.phrase import Phrase
 
 Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One text for the engine: `phrases` arrive one by one, in order, and may arrive while it speaks.
+    """One text for the engine: `phrases` arrive one by one, in order, and may arrive while it speaks. Each is followed
+    by its pause.
 
     With `clips` it is spoken like those, whatever `voice` is; an engine that does not clone is never given any.
     Without any phrase the voice is made ready, and nothing is said.
     """
 
     voice: str
-    phrases: AsyncIterator[str]
+    phrases: AsyncIterator[Phrase]
     clips: tuple[Clip, ...] = ()
     sampling: SamplingOverrides = AS_SET
     priority: Priority = Priority.CONVERSATION
@@ -43,6 +45,12 @@ class EngineOptions:
     slots: int = 0
     context: int = 4096
     voice_cache_mb: int = 512
+
+
+def pauses(phrase: Phrase, sample_rate: int) -> Iterator[Pcm]:
+    """The silence behind a phrase, where there is any."""
+    if samples := round(phrase.pause_s * sample_rate):
+        yield Pcm(bytes(2 * samples), sample_rate)
 
 
 class Engine(Protocol):

@@ -6,6 +6,7 @@ at the same time take turns phrase by phrase.
 
 import asyncio
 import importlib
+import re
 import threading
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import Any
 
 import cffi
 
-from fishs2_daemon.engines.base import EngineOptions, Progress, Utterance
+from fishs2_daemon.engines.base import EngineOptions, Progress, Utterance, pauses
 from fishs2_daemon.errors import EngineError
 from fishs2_daemon.speech import EngineInfo, Pcm, Voice
 
@@ -54,6 +55,9 @@ _SENTENCE_ENDS = tuple(".!?…:。！？؟।")
 _LATIN_AMERICA = "419"
 
 _GO_ON, _STOP = 0, 1
+
+
+_TAG = re.compile(r"\[[^\[\]]*\]")
 
 
 class _Sink:
@@ -121,12 +125,15 @@ class EspeakEngine:
         rate = self.info().sample_rate
         async for phrase in utterance.phrases:
             sink = _Sink()
-            job = self._thread.submit(self._synthesise, utterance.voice, phrase, sink)
+            # It would read S2's tags aloud.
+            job = self._thread.submit(self._synthesise, utterance.voice, _TAG.sub(" ", phrase), sink)
             done = asyncio.wrap_future(job)
             try:
                 while samples := await sink.take():
                     yield Pcm(samples, rate)
                 await done
+                for silence in pauses(phrase, rate):
+                    yield silence
             finally:
                 sink.aborted = True
                 if not job.cancel():

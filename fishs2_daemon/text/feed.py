@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Self
 
 from fishs2_daemon.errors import DeadlineExceeded, SynthesisError, TextTooLong
-from fishs2_daemon.text.phrases import PhraseSplitter
+from fishs2_daemon.text.phrase import Phrase
+from fishs2_daemon.text.plan import DEFAULT_PLAN, TextPlan
+from fishs2_daemon.text.reader import TextReader
 
 #: A writer that is silent for this long has paused, as a language model does that calls a tool: what is finished so
 #: far is spoken.
@@ -17,20 +19,26 @@ _STEP = 4096
 #: What a text's iterator may take to end when nobody wants the text any more.
 _CLOSING_S = 1.0
 
+#: Phrases that are made in a row, with the loop free after them.
+_PHRASES_A_TURN = 64
+
 
 class PhraseFeed:
     """Reads `text` on a task of its own and hands out phrases; `__anext__` survives cancellation.
 
     Raises what went wrong with the text, after the phrases before it: `TextTooLong`, `DeadlineExceeded`, or what the
-    text's own iterator raised. Use as an async context manager; leaving it stops the reading.
+    text's own iterator raised; `InvalidRequest` for malformed SSML, which is read when it is complete. Use as an async
+    context manager; leaving it stops the reading.
     """
 
-    def __init__(self, text: str | AsyncIterator[str], *, max_chars: int, timeout_s: float) -> None:
+    def __init__(
+        self, text: str | AsyncIterator[str], *, max_chars: int, timeout_s: float, plan: TextPlan = DEFAULT_PLAN
+    ) -> None:
         self._text = text
         self._max_chars = max_chars
         self._timeout_s = timeout_s
-        self._splitter = PhraseSplitter()
-        self._phrases: asyncio.Queue[str | None] = asyncio.Queue()
+        self._reader = TextReader(plan)
+        self._phrases: asyncio.Queue[Phrase | None] = asyncio.Queue()
         self._error: Exception | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended = False
@@ -54,7 +62,7 @@ class PhraseFeed:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> str:
+    async def __anext__(self) -> Phrase:
         phrase = await self._phrases.get()
         if phrase is None:
             self._phrases.put_nowait(None)
@@ -73,7 +81,7 @@ class PhraseFeed:
                 await self._split_whole(self._text)
             else:
                 await self._split_stream(self._text)
-            self._put(self._splitter.finish())
+            await self._put(self._reader.finish())
         except Exception as error:  # noqa: BLE001 - kept, and raised to whoever reads the phrases
             self._error = error
         finally:
@@ -83,7 +91,7 @@ class PhraseFeed:
 
     async def _split_whole(self, text: str) -> None:
         for start in range(0, len(text), _STEP):
-            self._put(self._splitter.feed(text[start : start + _STEP]))
+            await self._put(self._reader.feed(text[start : start + _STEP]))
             await asyncio.sleep(0)
 
     async def _split_stream(self, chunks: AsyncIterator[str]) -> None:
@@ -92,13 +100,13 @@ class PhraseFeed:
             length += len(chunk)
             if length > self._max_chars:
                 raise TextTooLong(f"the text is longer than {self._max_chars} characters", param="input")
-            self._put(self._splitter.feed(chunk))
+            await self._put(self._reader.feed(chunk))
 
     async def _next_of(self, chunks: AsyncIterator[str]) -> str | None:
         reading = asyncio.ensure_future(anext(chunks, None))
         try:
             if not (await asyncio.wait([reading], timeout=PAUSE_S))[0]:
-                self._put(self._splitter.pause())
+                await self._put(self._reader.pause())
                 if not (await asyncio.wait([reading], timeout=self._timeout_s))[0]:
                     raise DeadlineExceeded(f"no text came for {self._timeout_s:.0f} s")
             if reading.cancelled():
@@ -111,6 +119,8 @@ class PhraseFeed:
                 if reading.done() and not reading.cancelled():
                     reading.exception()  # nobody wants the text any more
 
-    def _put(self, phrases: Iterable[str]) -> None:
-        for phrase in phrases:
+    async def _put(self, phrases: Iterable[Phrase]) -> None:
+        for number, phrase in enumerate(phrases, 1):
             self._phrases.put_nowait(phrase)
+            if number % _PHRASES_A_TURN == 0:
+                await asyncio.sleep(0)

@@ -18,6 +18,7 @@ import cffi
 from fishs2_daemon.engines.base import Engine, EngineOptions, Utterance
 from fishs2_daemon.errors import EngineError
 from fishs2_daemon.speech import Pcm
+from fishs2_daemon.text.phrase import Phrase
 from fishs2_daemon.worker import wire
 from fishs2_daemon.worker.wire import Frame, Kind
 
@@ -37,7 +38,7 @@ class _Job:
     """One running utterance, and the iterator of its phrases. Its audio goes out as far as the credit reaches."""
 
     def __init__(self) -> None:
-        self.inbox: asyncio.Queue[str | None] = asyncio.Queue()
+        self.inbox: asyncio.Queue[Phrase | None] = asyncio.Queue()
         self.task: asyncio.Task[None] | None = None
         self._credit = wire.WINDOW_BYTES
         self._credit_came = asyncio.Event()
@@ -45,7 +46,7 @@ class _Job:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> str:
+    async def __anext__(self) -> Phrase:
         if (phrase := await self.inbox.get()) is None:
             raise StopAsyncIteration
         return phrase
@@ -99,7 +100,7 @@ class Child:
     def _steer(self, job: _Job, frame: Frame) -> None:
         match frame.kind:
             case Kind.PHRASE:
-                job.inbox.put_nowait(frame.body.decode())
+                job.inbox.put_nowait(wire.phrase_of(frame))
             case Kind.FINISH:
                 job.inbox.put_nowait(None)
             case Kind.CREDIT:

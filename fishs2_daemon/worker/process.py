@@ -17,6 +17,7 @@ from fishs2_daemon.engines.base import EngineOptions, Utterance
 from fishs2_daemon.errors import EngineError, EngineUnavailable, Fishs2Error
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.speech import EngineInfo, Pcm
+from fishs2_daemon.text.phrase import Phrase
 from fishs2_daemon.worker import wire
 from fishs2_daemon.worker.wire import Frame, Kind
 
@@ -222,10 +223,10 @@ class WorkerProcess:
             case _:
                 pass  # PONG, and audio that crossed our CANCEL
 
-    async def _feed(self, number: int, answer: _Answer, phrases: AsyncIterator[str]) -> None:
+    async def _feed(self, number: int, answer: _Answer, phrases: AsyncIterator[Phrase]) -> None:
         try:
             async for phrase in phrases:
-                self._send(wire.text_frame(Kind.PHRASE, number, phrase))
+                self._send(wire.phrase_frame(number, phrase))
                 await self._drain()
             self._send(Frame(Kind.FINISH, number))
         except Exception as error:  # noqa: BLE001 - it ends the answer, and is raised to whoever listens

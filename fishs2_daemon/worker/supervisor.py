@@ -17,6 +17,7 @@ from fishs2_daemon.errors import EngineUnavailable, Loading, WorkerCrashed
 from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.speech import EngineInfo, EngineState, Pcm
+from fishs2_daemon.text.phrase import Phrase
 from fishs2_daemon.worker.process import COMMAND, WorkerGone, WorkerProcess
 
 _log = logging.getLogger(__name__)
@@ -38,9 +39,9 @@ _RUNS_PER_UTTERANCE = 2
 class _Phrases:
     """Phrases that can be read again from the first one. The source's `__anext__` must survive cancellation."""
 
-    def __init__(self, source: AsyncIterator[str]) -> None:
+    def __init__(self, source: AsyncIterator[Phrase]) -> None:
         self.source = source
-        self.seen: list[str] = []
+        self.seen: list[Phrase] = []
 
     def again(self) -> "_Reading":
         return _Reading(self)
@@ -56,7 +57,7 @@ class _Reading:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> str:
+    async def __anext__(self) -> Phrase:
         if self._index == len(self._phrases.seen):
             self._phrases.seen.append(await anext(self._phrases.source))
         self._index += 1

@@ -18,6 +18,7 @@ from typing import Any
 from fishs2_daemon.engines.base import Utterance
 from fishs2_daemon.errors import ProtocolError
 from fishs2_daemon.speech import Clip, EngineInfo, Pcm, Priority, SamplingOverrides, Voice
+from fishs2_daemon.text.phrase import Phrase
 
 #: Room for a list of some 20,000 voices; audio and phrases stay far below.
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -34,7 +35,7 @@ class Kind(IntEnum):
 
     LOAD = 1  # JSON: engine, options, log_level
     START = 2  # JSON: what `Utterance` has beside its phrases
-    PHRASE = 3  # text
+    PHRASE = 3  # JSON: text, pause_s, speaker
     FINISH = 4
     CANCEL = 5
     CREDIT = 6  # u32: bytes of audio that were consumed
@@ -99,7 +100,7 @@ def start_frame(number: int, utterance: Utterance) -> Frame:
     )  # fmt: skip
 
 
-def utterance_of(frame: Frame, phrases: AsyncIterator[str]) -> Utterance:
+def utterance_of(frame: Frame, phrases: AsyncIterator[Phrase]) -> Utterance:
     fields = fields_of(frame)
     try:
         return Utterance(
@@ -108,6 +109,18 @@ def utterance_of(frame: Frame, phrases: AsyncIterator[str]) -> Utterance:
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise ProtocolError(f"worker frame START: {error!r}") from None
+
+
+def phrase_frame(number: int, phrase: Phrase) -> Frame:
+    return json_frame(Kind.PHRASE, number, text=phrase, pause_s=phrase.pause_s, speaker=phrase.speaker)
+
+
+def phrase_of(frame: Frame) -> Phrase:
+    fields = fields_of(frame)
+    try:
+        return Phrase(str(fields["text"]), float(fields["pause_s"]), fields["speaker"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"worker frame PHRASE: {error!r}") from None
 
 
 def audio_frame(utterance: int, pcm: Pcm) -> Frame:

@@ -47,17 +47,20 @@ def text_of(event: Event) -> str:
 def request_of(event: Event, text: str | TextStream) -> SpeechRequest:
     """The request of `synthesize` or `synthesize-start`. Raises `ProtocolError` or `RequestError`."""
     text_format = _string(event, event.data, "text_format")
-    if text_format not in (None, "text"):
-        raise InvalidRequest(f"`text_format` of {event.type} is {text_format!r}; allowed: text", param="text_format")
+    if text_format not in (None, "text", "ssml"):
+        raise InvalidRequest(
+            f"`text_format` of {event.type} is {text_format!r}; allowed: text, ssml", param="text_format"
+        )
+    ssml = text_format == "ssml"
     voice = event.data.get("voice")
     if voice is None:
-        return SpeechRequest(text)
+        return SpeechRequest(text, ssml=ssml)
     if not isinstance(voice, dict):
         raise ProtocolError(f"`voice` of {event.type} must be an object with `name`, `language` or `speaker`")
     name = _string(event, voice, "name")
     if speaker := _string(event, voice, "speaker"):
         raise UnknownVoice(f"the voice {name or 'default'!r} has no speaker {speaker!r}; leave `speaker` out")
-    return SpeechRequest(text, voice=name, language=_string(event, voice, "language"))
+    return SpeechRequest(text, voice=name, language=_string(event, voice, "language"), ssml=ssml)
 
 
 def _string(event: Event, fields: dict[str, Any], name: str) -> str | None:

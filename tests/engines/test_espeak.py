@@ -16,6 +16,7 @@ import pytest
 from fishs2_daemon.engines.base import Utterance
 from fishs2_daemon.engines.espeak import EspeakEngine
 from fishs2_daemon.errors import EngineError
+from fishs2_daemon.text.phrase import Phrase
 
 #: The library's state goes from one phrase to the next and is one for the process, so what is compared sample for
 #: sample is spoken in processes of its own.
@@ -75,6 +76,7 @@ print(json.dumps({"rate": rate, "voices": voices, "spoken": spoken}))
 ENGINE = """
 import asyncio, base64, json, sys
 from fishs2_daemon.engines.base import Utterance
+from fishs2_daemon.text.phrase import Phrase
 from fishs2_daemon.engines.espeak import EspeakEngine
 class Watched(EspeakEngine):
     phrases = []
@@ -87,7 +89,7 @@ class Watched(EspeakEngine):
         return super()._on_samples(wav, count, events)
 async def each(phrases):
     for phrase in phrases:
-        yield phrase
+        yield Phrase(phrase)
 async def whole(engine, voice, phrases):
     samples = b"".join([block.samples async for block in engine.speak(Utterance(voice, each(phrases)))])
     return base64.b64encode(samples).decode()
@@ -167,7 +169,7 @@ async def engine() -> AsyncIterator[Watched]:
 def utterance(*phrases: str, voice: str = "en-us") -> Utterance:
     async def each() -> AsyncIterator[str]:
         for phrase in phrases:
-            yield phrase
+            yield Phrase(phrase)
 
     return Utterance(voice, each())
 
@@ -368,7 +370,7 @@ async def test_a_waiting_utterance_that_is_cancelled_never_reaches_the_library(e
 
 async def test_an_utterance_can_be_closed_while_it_waits_for_its_next_phrase(engine: Watched) -> None:
     async def endless() -> AsyncIterator[str]:
-        yield "Good morning."
+        yield Phrase("Good morning.")
         await asyncio.Event().wait()
 
     task = asyncio.create_task(listened_to(engine, Utterance("en-us", endless())))
@@ -388,7 +390,7 @@ async def listened_to(engine: EspeakEngine, utterance: Utterance) -> None:
 
 async def test_the_error_of_the_phrases_surfaces_after_what_was_said(engine: Watched) -> None:
     async def broken() -> AsyncIterator[str]:
-        yield "Good morning."
+        yield Phrase("Good morning.")
         raise KeyError("text")
 
     blocks, heard = engine.speak(Utterance("en-us", broken())), b""

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fishs2_daemon.errors import DeadlineExceeded, SynthesisError, TextTooLong
+from fishs2_daemon.errors import DeadlineExceeded, InvalidRequest, SynthesisError, TextTooLong
 from fishs2_daemon.text.feed import PhraseFeed
 from fishs2_daemon.text.phrases import PhraseSplitter
+from fishs2_daemon.text.plan import TextFormat, TextPlan
+from fishs2_daemon.text.replacements import Replacements
 
 MAX_CHARS = 100_000
 PATIENT_S = 60.0
@@ -83,8 +85,58 @@ async def test_a_whole_text_gives_its_phrases() -> None:
 @settings(max_examples=50)
 @given(st.lists(st.text("ab. ,!。\n\ud800", max_size=200), max_size=8))
 async def test_a_streamed_text_gives_what_the_splitter_gives_for_its_chunks(chunks: list[str]) -> None:
-    async with feed_of(stream(chunks)) as feed:
+    plan = TextPlan(clean=False)
+    async with PhraseFeed(stream(chunks), max_chars=MAX_CHARS, timeout_s=PATIENT_S, plan=plan) as feed:
         assert [phrase async for phrase in feed] == phrases_of(chunks)
+
+
+async def test_a_plan_says_how_the_text_is_read() -> None:
+    plan = TextPlan(
+        replacements=Replacements({"dr": "doctor"}), style="[whisper] ", sentence_pause_s=0.2, paragraph_pause_s=0.6
+    )
+    text = "**Hello** Dr No!\n\n<|speaker:3|>See [this](http://example.com). 😀"
+    for source in (text, stream(text)):
+        async with PhraseFeed(source, max_chars=MAX_CHARS, timeout_s=PATIENT_S, plan=plan) as feed:
+            assert [(str(phrase), phrase.pause_s, phrase.speaker) async for phrase in feed] == [
+                ("[whisper] Hello doctor No!", 0.6, None),
+                ("[whisper] See this.", 0.0, 3),
+            ]
+
+
+async def test_a_text_may_be_left_as_it_is() -> None:
+    async with PhraseFeed("*as* `is`", max_chars=10, timeout_s=PATIENT_S, plan=TextPlan(clean=False)) as feed:
+        assert [phrase async for phrase in feed] == ["*as* `is`"]
+
+
+async def test_ssml_is_read_when_it_is_complete_and_refused_when_it_is_malformed() -> None:
+    plan = TextPlan(text_format=TextFormat.SSML)
+    for source in ("<speak>One.<break time='1s'/>Two.</speak>", stream("<speak>One.<break time='1s'/>Two.</speak>")):
+        async with PhraseFeed(source, max_chars=MAX_CHARS, timeout_s=PATIENT_S, plan=plan) as feed:
+            assert [(str(phrase), phrase.pause_s) async for phrase in feed] == [("One.", 1.0), ("Two.", 0.0)]
+    async with PhraseFeed("<speak>One.", max_chars=MAX_CHARS, timeout_s=PATIENT_S, plan=plan) as feed:
+        phrases, error = await phrases_before(feed, InvalidRequest)
+        assert phrases == []
+        assert isinstance(error, InvalidRequest)
+        assert error.param == "input"
+
+
+async def test_a_long_document_leaves_the_loop_free_in_between() -> None:
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    other = asyncio.create_task(take_turns())
+    plan = TextPlan(text_format=TextFormat.SSML)
+    async with PhraseFeed("One more. " * 10_000, max_chars=MAX_CHARS, timeout_s=PATIENT_S, plan=plan) as feed:
+        assert len([phrase async for phrase in feed]) == 10_000
+    other.cancel()
+    with suppress(asyncio.CancelledError):
+        await other
+    assert turns >= 100
 
 
 @pytest.mark.parametrize("text", ["", "   ", "...\n", "\0", "👋🏽"])

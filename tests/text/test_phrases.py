@@ -7,7 +7,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fishs2_daemon.text.phrases import FIRST_LONGEST, FIRST_SHORTEST, LONGEST, PhraseSplitter, is_speakable
+from fishs2_daemon.text.budget import chars_within, estimated_tokens
+from fishs2_daemon.text.phrases import (
+    FIRST_LONGEST_TOKENS,
+    FIRST_SHORTEST_TOKENS,
+    LONGEST_TOKENS,
+    PhraseSplitter,
+    is_speakable,
+)
+
+FIRST_SHORTEST_CHARS, FIRST_LONGEST_CHARS, LONGEST_CHARS = (
+    4 * tokens for tokens in (FIRST_SHORTEST_TOKENS, FIRST_LONGEST_TOKENS, LONGEST_TOKENS)
+)
 
 #: What the splitter and the sentence detector look at, and what they must survive.
 MARKS = ".!?…,;:–—。！？、，؟،؛।॥*\"'()’”»」\n\r\t \u2028\u3000\u200d\0\x1c\x85\ufeff\uffff\ud83d\ude00"
@@ -56,7 +67,7 @@ def assert_nothing_lost(phrases: list[str], text: str) -> None:
 
 
 def assert_well_formed(phrases: list[str]) -> None:
-    for longest, phrase in zip([FIRST_LONGEST] + [LONGEST] * len(phrases), phrases, strict=False):
+    for longest, phrase in zip([FIRST_LONGEST_CHARS] + [LONGEST_CHARS] * len(phrases), phrases, strict=False):
         assert 0 < len(phrase) <= longest
         assert is_speakable(phrase)
         assert phrase == " ".join(phrase.split()), "line breaks, double spaces or space at an end"
@@ -107,7 +118,7 @@ def test_what_waits_is_bounded_for_hostile_texts(pattern: str) -> None:
         phrases: list[str] = []
         for start in range(0, length, size):
             phrases += splitter.feed(text[start : start + size])
-            assert len(splitter._pending) <= LONGEST
+            assert len(splitter._pending) <= LONGEST_CHARS
         phrases += splitter.finish()
         assert_nothing_lost(phrases, text)
         assert_well_formed(phrases)
@@ -119,7 +130,47 @@ def test_speech_lags_behind_an_endless_sentence_by_less_than_one_phrase(size: in
     text = "and so on " * 500
     for start in range(0, len(text), size):
         given_chars += sum(len(phrase) + 1 for phrase in splitter.feed(text[start : start + size]))
-        assert start + size - given_chars <= LONGEST
+        assert start + size - given_chars <= LONGEST_CHARS
+
+
+@given(CHUNKS, st.integers(1, 7))
+@example(["Title\r", "\n", "\r\n", "text"], 1)
+@example(["One\u2028", "\n", "two. ", "\n", "\n", "Three"], 2)
+@example(["Am 12. ", "Mä", "rz. Und 3. ", "Ende"], 1)
+def test_chunk_borders_mean_nothing(chunks: list[str], size: int) -> None:
+    text = "".join(chunks)
+    whole = facts_of([text])
+    assert facts_of(chunks) == whole
+    assert facts_of([text[at : at + size] for at in range(0, len(text), size)]) == whole
+
+
+def facts_of(chunks: list[str]) -> list[tuple[str, float]]:
+    splitter = PhraseSplitter(sentence_pause_s=0.2, paragraph_pause_s=0.6)
+    phrases = [*(phrase for chunk in chunks for phrase in splitter.feed(chunk)), *splitter.finish()]
+    return [(str(phrase), phrase.pause_s) for phrase in phrases]
+
+
+# The budget
+
+
+@given(st.text(ANYTHING, max_size=600), st.integers(1, 75))
+def test_what_is_within_a_budget_is_the_longest_beginning_that_fits(text: str, tokens: int) -> None:
+    chars = chars_within(text, tokens)
+    assert estimated_tokens(text[:chars]) <= tokens
+    assert chars == len(text) or estimated_tokens(text[: chars + 1]) > tokens
+
+
+@pytest.mark.parametrize("text", ["one two three ", "春天来了", "123 ", "слово ", "안녕하세요", "a1字"])
+def test_no_phrase_is_longer_than_the_budget_in_tokens(text: str) -> None:
+    first, *others = phrases_of([text * 300])
+    assert estimated_tokens(first) <= FIRST_LONGEST_TOKENS
+    assert all(LONGEST_TOKENS / 2 < estimated_tokens(phrase) <= LONGEST_TOKENS for phrase in others[:-1])
+
+
+def test_the_estimate_is_a_token_for_four_letters_four_thirds_ideographs_or_a_digit() -> None:
+    assert estimated_tokens("abcd") == 1
+    assert estimated_tokens("春天来了") == 3
+    assert estimated_tokens("1234") == 4
 
 
 # The first phrase
@@ -148,8 +199,8 @@ def test_a_first_sentence_that_is_complete_is_a_phrase_however_short() -> None:
 def test_without_any_punctuation_the_first_phrase_is_cut_at_a_space(size: int) -> None:
     text = "word " * 200
     first, *others = phrases_of(text[start : start + size] for start in range(0, len(text), size))
-    assert FIRST_SHORTEST < len(first) <= FIRST_LONGEST
-    assert len(others) <= 1 + len(text) // (LONGEST - 10), "cut into more pieces than the budget asks for"
+    assert FIRST_SHORTEST_CHARS < len(first) <= FIRST_LONGEST_CHARS
+    assert len(others) <= 1 + len(text) // (LONGEST_CHARS - 10), "cut into more pieces than the budget asks for"
     assert {word for phrase in (first, *others) for word in phrase.split()} == {"word"}
 
 
@@ -242,7 +293,84 @@ def test_a_long_chinese_text_without_a_full_stop_is_cut_at_its_commas() -> None:
     assert all(phrase.endswith("，") for phrase in phrases)
 
 
-# Pauses
+# Sentence ends that look like something else, and the other way round
+
+SENTENCES = [
+    ["Yes.", "No.", "I do."],
+    ["I am 42.", "You are 40."],
+    ["It began in 1984.", "Then it ended."],
+    ["It was fun.", "20 people came."],
+    ["The answer is no.", "Next question."],
+    ["He left.", "“Come here,” she said."],
+    ["“What?” he asked.", "“Who?”", "She ran."],
+    ["(Really.)", "It is."],
+    ["Ich trinke z. B. Wasser.", "Das heißt d. h. Nichts."],
+    ["Prof. Smith met Dr. No.", "The U.S. Army left."],
+    ["Take No. 5 or Nr. 7 there.", "E.g. This one."],
+    ["Ich komme am 3. Mai zu dir.", "Am 24. Dezember nicht."],
+    ["Der 2. Weltkrieg endete im 20. Jahrhundert.", "Und dann?"],
+    ["1. First of all.", "2. Second of all."],
+    ["Am 3. 5. 2024 um 12.30 Uhr ging es los.", "Endlich."],
+    ["M. Dupont et Mme. Curie parlent.", "Oui !", "Non."],
+    ["El Sr. López llegó.", "¿Quién es?", "¡Nadie!"],
+    ["Vidi t. d. och np. Warszawa.", "Koniec."],
+    ["Живёт на ул. Ленина.", "Да."],
+    ["שלום עולם.", "מה שלומך?"],
+    ["یہ اردو ہے۔", "اور یہ بھی۔"],
+    ["See https://example.com/a.B?c=D for it at 10.30 a.m. Tuesday.", "Fine."],
+]
+
+
+@pytest.mark.parametrize("by_letter", [False, True])
+@pytest.mark.parametrize("sentences", SENTENCES)
+def test_sentences_end_where_a_reader_ends_them(sentences: list[str], by_letter: bool) -> None:
+    text = " ".join(sentences)
+    assert phrases_of(text if by_letter else [text]) == sentences
+
+
+def test_marks_of_other_scripts_need_no_space_behind_them() -> None:
+    assert phrases_of(["你好!今天好吗?好的……然后呢？完了。End.End"]) == [
+        "你好!", "今天好吗?", "好的……", "然后呢？", "完了。", "End.End"
+    ]  # fmt: skip
+
+
+def test_a_tag_is_not_cut() -> None:
+    tag = "[softly. Slowly, and with feeling]"
+    assert phrases_of([f"He said this {tag} to them. Then he left."]) == [
+        f"He said this {tag} to them.", "Then he left."
+    ]  # fmt: skip
+    phrases = phrases_of([f"one two three four five six {tag} " * 40])
+    assert "".join(phrases).count(tag) == 40
+    assert any("[a " in each for each in phrases_of(["So [a bracket that nobody closes. But it is. " + "x " * 90]))
+
+
+# Pauses between phrases
+
+
+def test_pauses_belong_behind_sentences_lines_and_paragraphs() -> None:
+    assert facts_of(["Title\n\nOne. Two.\r\n\r\nitem\u2028item\u2028\n\nA last, long enough clause, and its end."]) == [
+        ("Title", 0.6), ("One.", 0.2), ("Two.", 0.6), ("item", 0.2), ("item", 0.6),
+        ("A last, long enough clause, and its end.", 0.0),
+    ]  # fmt: skip
+
+
+def test_no_pause_belongs_behind_a_clause_or_a_cut() -> None:
+    phrases = facts_of(["Once upon a time there was one, " + "and so on " * 60])
+    assert len(phrases) > 2
+    assert all(pause_s == 0 for _, pause_s in phrases)
+    assert facts_of(["Dear and most honoured Mister Smith,\n\nI write."])[0] == (
+        "Dear and most honoured Mister Smith,", 0.6
+    )  # fmt: skip
+
+
+def test_a_pause_of_the_writer_is_one_behind_the_sentence() -> None:
+    splitter = PhraseSplitter(sentence_pause_s=0.2)
+    assert list(splitter.feed("Let me see.")) == []
+    (phrase,) = splitter.pause()
+    assert (phrase, phrase.pause_s, phrase.speaker) == ("Let me see.", 0.2, None)
+
+
+# Pauses of the writer
 
 
 def test_a_finished_sentence_is_spoken_when_the_writer_pauses() -> None:
@@ -291,18 +419,6 @@ def test_letters_numbers_currencies_and_some_signs_are_spoken(text: str) -> None
 
 def test_control_characters_part_words_as_spaces_do() -> None:
     assert phrases_of(["one\0two\x1b[31m\x85three\ufefffour"]) == ["one two [31m three four"]
-
-
-def test_markdown_stars_around_words_are_not_spoken() -> None:
-    assert phrases_of(["It *is* **so**. Then:\n* this\n* that"]) == ["It is so.", "Then: this that"]
-    assert phrases_of(["This is **very important**, he said to the *whole* crowd"]) == [
-        "This is very important,",
-        "he said to the whole crowd",
-    ]
-    assert phrases_of(["And these are the things you need:\n* milk\n* (**good**) bread"]) == [
-        "And these are the things you need:",
-        "milk (good) bread",
-    ]
 
 
 def test_stars_that_multiply_are_spoken() -> None:

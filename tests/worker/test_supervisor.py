@@ -16,6 +16,7 @@ from fishs2_daemon.errors import EngineError, EngineUnavailable, Loading, Worker
 from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.speech import EngineState
+from fishs2_daemon.text.phrase import Phrase
 from fishs2_daemon.worker import wire
 from fishs2_daemon.worker.supervisor import Supervisor
 
@@ -52,12 +53,12 @@ child.main()
 
 class Phrases:
     def __init__(self, *phrases: str) -> None:
-        self._left = list(phrases)
+        self._left = [Phrase(text) for text in phrases]
 
     def __aiter__(self) -> "Phrases":
         return self
 
-    async def __anext__(self) -> str:
+    async def __anext__(self) -> Phrase:
         if not self._left:
             raise StopAsyncIteration
         return self._left.pop(0)

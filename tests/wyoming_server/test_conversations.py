@@ -47,7 +47,7 @@ wrong = st.sampled_from(
         Event("synthesize", {"text": "x", "voice": {"name": "nobody"}}),
         Event("synthesize-chunk", {"text": {}}),
         Event("synthesize-start", {"voice": {"name": 7}}),
-        Event("synthesize-start", {"text_format": "ssml"}),
+        Event("synthesize-start", {"text_format": "latex"}),
     ]
 )
 

@@ -229,7 +229,7 @@ async def test_waiting_has_a_limit(door: Door) -> None:
         ([("synthesize", {"text": "x", "voice": {"language": "tlh"}})], "unknown-voice", "tlh"),
         ([("synthesize", {"text": "x", "voice": {"name": "en-us", "speaker": "bob"}})], "unknown-voice", "bob"),
         ([("synthesize", {"text": "x" * 100_001})], "text-too-long", "100000"),
-        ([("synthesize", {"text": "<speak/>", "text_format": "ssml"})], "invalid", "text_format"),
+        ([("synthesize", {"text": "<speak/>", "text_format": "latex"})], "invalid", "text_format"),
         ([("synthesize", {})], "protocol", "text"),
         ([("synthesize", {"text": 5})], "protocol", "string"),
         ([("synthesize", {"text": None})], "protocol", "string"),

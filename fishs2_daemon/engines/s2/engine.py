@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from fishs2_daemon.engines.base import EngineOptions, Progress, Utterance
+from fishs2_daemon.engines.base import EngineOptions, Progress, Utterance, pauses
 from fishs2_daemon.engines.s2.answer import Answer
 from fishs2_daemon.engines.s2.guards import frame_budget
 from fishs2_daemon.engines.s2.loading import Loaded, load
@@ -61,12 +61,15 @@ class S2Engine:
         loaded = self._ready
         references = [await self._on_thread(partial(loaded.clips.reference, clip)) for clip in utterance.clips]
         beginning = loaded.prompts.begin(references)
+        rate = loaded.model.config.codec.sample_rate
         seat = loaded.runner.join(utterance.priority)
         try:
             told = _Told(beginning, loaded.generator.context)
             async for phrase in utterance.phrases:
                 sampling = self._sampling(utterance, phrase)
-                answer = told.ask(phrase, sampling)
+                answer = told.ask(
+                    phrase if phrase.speaker is None else f"<|speaker:{phrase.speaker}|>{phrase}", sampling
+                )
                 loaded.runner.speak(seat, answer)
                 async for block in answer:
                     yield block
@@ -74,6 +77,8 @@ class S2Engine:
                 if answer.was_cut:
                     _log.warning("an answer did not end by itself after %d frames", answer.codes.shape[1])
                 told.hear(answer)
+                for silence in pauses(phrase, rate):
+                    yield silence
             if not told.has_begun:
                 columns = beginning.columns
                 answer = Answer(columns, fed=0, prefix=columns.shape[1], sampling=None)

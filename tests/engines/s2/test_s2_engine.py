@@ -77,6 +77,12 @@ async def spoken(service: SpeechService, text: str, voice: str | None = None, **
         return b"".join([block.samples async for block in blocks])
 
 
+def is_same(one: bytes, other: bytes) -> bool:
+    """A frame's sound does not depend on its block, save for rounding."""
+    a, b = (np.frombuffer(samples, "<i2").astype(int) for samples in (one, other))
+    return len(a) == len(b) and bool((np.abs(a - b) <= 1).all())
+
+
 async def test_it_speaks_whole_frames_at_the_model_s_rate_the_same_each_time(folder: Path) -> None:
     async with speaking(folder) as (service, supervisor):
         engine = await supervisor.ready(60)
@@ -85,8 +91,8 @@ async def test_it_speaks_whole_frames_at_the_model_s_rate_the_same_each_time(fol
         assert len(audio) % (2 * 2048) == 0
         assert 0 < len(audio) <= 12 * 2 * 2048
         assert any(audio)
-        assert await spoken(service, "Hello there.") == audio
-        assert await spoken(service, "Something else.") != audio
+        assert is_same(await spoken(service, "Hello there."), audio)
+        assert not is_same(await spoken(service, "Something else."), audio)
 
 
 async def test_the_first_block_leaves_before_the_answer_is_whole(folder: Path) -> None:
@@ -105,14 +111,14 @@ async def test_a_stored_voice_is_cloned_and_its_codes_are_kept_beside_it(folder:
         plain = await spoken(service, "Hello there.")
         cloned = await spoken(service, "Hello there.", "anna")
         assert cloned
-        assert cloned != plain
+        assert not is_same(cloned, plain)
         (codes,) = (voices / "anna").glob(".anna.wav.*.codes.npy")
         made_at = codes.stat().st_mtime_ns
-        assert await spoken(service, "Hello there.", "ANNA") == cloned
+        assert is_same(await spoken(service, "Hello there.", "ANNA"), cloned)
         assert supervisor.engine
         assert [voice.id for voice in service.voices()] == ["anna", "s2"]
     async with speaking(folder, voices_dir=voices, default_voice="anna", warm_voices=["anna"]) as (service, _):
-        assert await spoken(service, "Hello there.") == cloned
+        assert is_same(await spoken(service, "Hello there."), cloned)
         assert codes.stat().st_mtime_ns == made_at
 
 
@@ -134,8 +140,8 @@ async def test_a_clip_that_is_no_recording_is_an_error_and_never_another_voice(f
 async def test_a_request_s_sampling_counts(folder: Path) -> None:
     async with speaking(folder) as (service, _):
         one = await spoken(service, "Hello there.", seed=1)
-        assert await spoken(service, "Hello there.", seed=1) == one
-        assert await spoken(service, "Hello there.", seed=2) != one
+        assert is_same(await spoken(service, "Hello there.", seed=1), one)
+        assert not is_same(await spoken(service, "Hello there.", seed=2), one)
         short = await spoken(service, "Hello there.", max_new_tokens=3)
         assert len(short) == 3 * 2 * 2048
 
@@ -146,7 +152,8 @@ async def test_texts_together_sound_as_alone(folder: Path) -> None:
     async with speaking(folder, slots=2, top_k=1) as (service, supervisor):
         assert (await supervisor.ready(60)).slots == 2
         alone = [await spoken(service, text) for text in texts]
-        assert await asyncio.gather(*(spoken(service, text) for text in texts)) == alone
+        together = await asyncio.gather(*(spoken(service, text) for text in texts))
+        assert all(map(is_same, together, alone))
 
 
 @pytest.mark.parametrize("voice", ["alloy", "anna"])
@@ -161,11 +168,11 @@ async def test_openai_s_client_hears_it(folder: Path, voices: Path, voice: str) 
         asked = {"model": "tts-1", "voice": voice, "input": "Noise, please.", "response_format": "wav"}
         async with AsyncOpenAI(base_url=address, api_key="none", max_retries=0) as client:
             speech = await client.audio.speech.create(**asked)
-            assert speech.content[44:] == wanted
+            assert is_same(speech.content[44:], wanted)
             async with client.audio.speech.with_streaming_response.create(**asked) as response:
                 pieces = [piece async for piece in response.iter_bytes()]
         assert len(pieces) > 1
-        assert b"".join(pieces)[44:] == wanted
+        assert is_same(b"".join(pieces)[44:], wanted)
         await door.drain(1)
         await door.close()
 
