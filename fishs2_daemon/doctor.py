@@ -74,9 +74,17 @@ async def _engine(settings: Settings) -> Finding:
             took_s = time.perf_counter() - began
     except Fishs2Error as error:
         return Finding(PROBLEM, f"the engine does not speak: {error}", "python3 run.py installs the preview voice")
+    if engine.clones and took_s > seconds:
+        return Finding(
+            NOTE,
+            f"{engine.name} speaks on {engine.device}, slower than real time: {took_s / seconds:.1f} s of computing "
+            f"per second of speech, first audio after {heard_s * 1000:.0f} ms",
+            "a processor is for trying; real time needs a GPU",
+        )
+    where = f" on {engine.device}" if engine.device else ""
     return Finding(
         OK,
-        f"{engine.name} speaks: {len(engine.voices)} voices, first audio after {heard_s * 1000:.0f} ms, "
+        f"{engine.name} speaks{where}: {len(engine.voices)} voices, first audio after {heard_s * 1000:.0f} ms, "
         f"{took_s / seconds:.3f} s of computing per second of speech",
     )
 

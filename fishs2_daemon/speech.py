@@ -114,8 +114,8 @@ class SpeechRequest:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What a loaded engine says of itself: its name, how many texts it speaks at a time, its voices, and whether it
-    speaks with those of recordings."""
+    """What a loaded engine says of itself: its name, how many texts it speaks at a time, its voices, whether it speaks
+    with those of recordings, and on what it computes."""
 
     name: str
     sample_rate: int
@@ -123,6 +123,7 @@ class EngineInfo:
     default_voice: str
     voices: tuple[Voice, ...]
     clones: bool = False
+    device: str = ""
 
 
 class EngineState(Enum):

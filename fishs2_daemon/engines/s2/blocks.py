@@ -5,13 +5,16 @@ heard. A block of `n` frames takes `n * rtf` frames' time to make, `rtf` being t
 time that it sounds.
 """
 
-from math import ceil
+from math import ceil, inf
 
 #: Blocks have these sizes, frames.
 SIZES = (1, 2, 4, 8)
 
 #: Of the sound that is there already, the share that making the next block may take.
 _MARGIN = 0.5
+
+#: What a clock that is too coarse may call less.
+_LEAST_RTF = 1e-3
 
 
 def first_block(rtf: float | None) -> int:
@@ -27,7 +30,13 @@ def first_block(rtf: float | None) -> int:
 
 def next_block(rtf: float | None, unheard: float) -> int:
     """Frames of a later block, while `unheard` frames of the ones before are still to be heard."""
-    return SIZES[0] if rtf is None else _size(int(_MARGIN * unheard / max(rtf, 1e-3)))
+    return SIZES[0] if rtf is None else _size(int(_MARGIN * unheard / max(rtf, _LEAST_RTF)))
+
+
+def unheard_when_due(rtf: float, waiting: int) -> float:
+    """When there are less than so many frames still to be heard, `waiting` ones are enough for a later block."""
+    larger = next((size for size in SIZES if size > waiting), None)
+    return inf if larger is None else larger * max(rtf, _LEAST_RTF) / _MARGIN
 
 
 def _size(frames: int, *, at_least: bool = False) -> int:

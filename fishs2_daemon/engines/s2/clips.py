@@ -4,14 +4,15 @@ import hashlib
 import logging
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from fishs2_daemon.audio.decode import DecodeLimits, decode
-from fishs2_daemon.engines.s2.codec import Encoder
 from fishs2_daemon.engines.s2.prompt import LONGEST_REFERENCE_FRAMES, Reference
 from fishs2_daemon.errors import EngineError, RequestError
 from fishs2_daemon.speech import Clip
@@ -19,6 +20,8 @@ from fishs2_daemon.speech import Clip
 _log = logging.getLogger(__name__)
 
 Codes = npt.NDArray[np.int16]  # [K, T]
+
+Encode = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.integer]]
 
 #: Clips whose codes are kept in memory; ten seconds take 4 KB.
 _MOST_KEPT = 1024
@@ -31,10 +34,11 @@ _LARGEST_CLIP_BYTES = 256 << 20
 
 
 class ClipCodes:
-    """Not safe for several threads at once. `codec` is a digest of the model's codec, whose codes these are."""
+    """Not safe for several threads at once. `encode` makes codes of samples; `codec` is a digest of the model's codec,
+    whose codes these are."""
 
-    def __init__(self, encoder: Encoder, *, sample_rate: int, frame_samples: int, codec: str) -> None:
-        self._encoder = encoder
+    def __init__(self, encode: Encode, *, sample_rate: int, frame_samples: int, codec: str) -> None:
+        self._encode = encode
         self._sample_rate = sample_rate
         self._limits = DecodeLimits(longest_s=LONGEST_REFERENCE_FRAMES * frame_samples / sample_rate)
         self._codec = codec
@@ -50,9 +54,6 @@ class ClipCodes:
         self._kept.move_to_end(clip.sha256)
         return Reference(codes, clip.transcript)
 
-    def close(self) -> None:
-        self._encoder.close()
-
     def _file(self, clip: Clip) -> Path:
         path = Path(clip.path)
         return path.with_name(f".{path.name}.{clip.sha256[:_DIGITS]}.{self._codec[:_DIGITS]}.codes.npy")
@@ -66,14 +67,15 @@ class ClipCodes:
     def _saved(self, clip: Clip) -> Codes:
         """A file that is no such thing, whoever put it there, is made anew."""
         try:
-            codes: Codes = np.load(self._file(clip), allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            # Mapped: a header may claim anything, and an archive would be another type.
+            codes: Codes = np.lib.format.open_memmap(self._file(clip), mode="r")
+        except Exception as error:  # noqa: BLE001 - headers are parsed as Python, and raise whatever that does
             _log.warning("%s is made again: %s", self._file(clip).name, error)
             return self._encoded(clip)
         if codes.dtype != np.int16 or codes.ndim != 2 or not 0 < codes.shape[1] <= LONGEST_REFERENCE_FRAMES:
             _log.warning("%s is made again: it holds no codes", self._file(clip).name)
             return self._encoded(clip)
-        return codes
+        return np.array(codes)
 
     def _encoded(self, clip: Clip) -> Codes:
         name = Path(clip.path).name
@@ -86,10 +88,10 @@ class ClipCodes:
         if hashlib.sha256(data).hexdigest() != clip.sha256:
             raise EngineError(f"{name}: the voice was changed in this moment; try again")
         try:
-            audio = decode(data, sample_rate=self._sample_rate, limits=self._limits)
+            audio = decode(data, sample_rate=self._sample_rate, limits=self._limits, name=name)
         except RequestError as error:
-            raise EngineError(f"{name}: {error}") from None
-        codes = self._encoder.encode(audio.samples).astype(np.int16)
+            raise EngineError(str(error)) from None
+        codes = self._encode(audio.samples).astype(np.int16)
         self._save(clip, codes)
         return codes
 
@@ -100,7 +102,7 @@ class ClipCodes:
         try:
             with part.open("wb") as target:
                 np.save(target, codes, allow_pickle=False)
-            for stale in file.parent.glob(f".{Path(clip.path).name}.*.{self._codec[:_DIGITS]}.codes.npy"):
+            for stale in file.parent.glob(f".{escape(Path(clip.path).name)}.*.{self._codec[:_DIGITS]}.codes.npy"):
                 stale.unlink(missing_ok=True)
             part.replace(file)
         except OSError as error:

@@ -54,8 +54,8 @@ class S2Engine:
 
     def info(self) -> EngineInfo:
         loaded = self._ready
-        rate = loaded.model.config.codec.sample_rate
-        return EngineInfo("s2", rate, loaded.generator.slots, _VOICE.id, (_VOICE,), clones=True)
+        rate, slots = loaded.model.config.codec.sample_rate, loaded.generator.slots
+        return EngineInfo("s2", rate, slots, _VOICE.id, (_VOICE,), clones=True, device=loaded.backends[0].summary)
 
     async def speak(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
         loaded = self._ready

@@ -5,6 +5,7 @@ from math import sqrt
 
 from fishs2_daemon.engines.s2.config import TransformerConfig
 from fishs2_daemon.engines.s2.ggml import Backend, DType, GraphBuilder, Store, Tensor
+from fishs2_daemon.errors import EngineError
 
 #: CUDA's attention kernels read cells in steps of this many.
 CELLS = 256
@@ -84,7 +85,11 @@ class KvCache:
         keys, values = (tuple(store.new(dtype, width, positions) for _ in kept) for kept in (self._keys, self._values))
         store.allocate()
         snapshot = Snapshot(positions, store, keys, values)
-        self._copy(slot, snapshot, loading=False)
+        try:
+            self._copy(slot, snapshot, loading=False)
+        except EngineError:
+            snapshot.close()
+            raise
         return snapshot
 
     def load(self, slot: int, snapshot: Snapshot) -> None:

@@ -9,11 +9,12 @@ from typing import cast, get_args
 
 from fishs2_daemon.engines.base import EngineOptions
 from fishs2_daemon.engines.s2.clips import ClipCodes
-from fishs2_daemon.engines.s2.codec import Decoder, Encoder, converted
+from fishs2_daemon.engines.s2.codec import Decoder, decoder_skips
+from fishs2_daemon.engines.s2.encoding import ClipEncoder
 from fishs2_daemon.engines.s2.generator import Generator
 from fishs2_daemon.engines.s2.ggml import Backend
 from fishs2_daemon.engines.s2.gguf import GgufFile
-from fishs2_daemon.engines.s2.memory import needs, slots_for
+from fishs2_daemon.engines.s2.memory import needs, slots_for, weights_of
 from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.engines.s2.model_file import read_config
 from fishs2_daemon.engines.s2.prefixes import Prefixes
@@ -49,7 +50,6 @@ class Loaded:
         self.runner.close()
         self.vocoder.close()
         self.prefixes.clear()
-        self.clips.close()
         self.decoder.close()
         self.generator.close()
         self.model.close()
@@ -63,7 +63,7 @@ def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
         raise EngineError("the S2 engine needs ggml: pip install ggml-python==0.0.45 (it is built from source)")
     with GgufFile.open(options.model_path) as file:
         config = read_config(file)
-        weights = sum(tensor.nbytes for tensor in file.tensors.values())
+        weights = weights_of(file, config)
     slow, codec = config.slow, config.codec
     tokenizer = Tokenizer.open(
         Path(options.tokenizer_path),
@@ -71,30 +71,31 @@ def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
         semantic_begin=slow.semantic_begin,
         semantic_end=slow.semantic_end,
     )
-    # Three streams of work: frames, sound, and the codes of clips, none of which waits for another.
-    backends = tuple(_backend(options) for _ in range(3))
-    frames, sound, reading = backends
+    # Streams of work, none of which waits for another: frames, sound, and the codes of clips.
+    frames, sound, reading = (_backend(options) for _ in range(3))
     on_gpu = frames.device != "cpu"
+    spare = (Backend.open("cpu", threads=options.n_threads or None),) if on_gpu else ()
     context = min(options.context, slow.context)
     voices = options.voice_cache_mb << 20
     slots = slots_for(options.slots, needs(config, weights, context=context, voices=voices, fused=on_gpu), frames)
     model = Model.load(
-        options.model_path, frames, lambda done: report(_WEIGHTS * done), im_end=tokenizer.im_end, skip=converted
+        options.model_path, frames, lambda done: report(_WEIGHTS * done), im_end=tokenizer.im_end, skip=decoder_skips
     )
     generator = Generator(model, slots=slots, context=context, rope=_rope(options))
     generator.warm()
     decoder = Decoder(model, backend=sound, streams=slots)
     decoder.warm(slots)
     report(1.0)
-    encoder = Encoder(model, backend=reading)
     frame_s = codec.frame_samples / codec.sample_rate
     vocoder = Vocoder(decoder, codec.sample_rate, codec.frame_samples)
     prefixes = Prefixes(voices)
-    _log.info(
-        "S2 on %s, %d threads, %d slots of %d positions, %d MB",
-        frames.description, frames.threads, slots, context,
-        (model.n_bytes + generator.n_bytes + decoder.n_bytes) >> 20,
-    )  # fmt: skip
+    taken = model.n_bytes + generator.n_bytes + decoder.n_bytes
+    _log.info("S2 on %s, %d slots of %d positions, %d MB", frames.summary, slots, context, taken >> 20)
+    if frames.is_slow_build:
+        _log.warning(
+            "this ggml computes prompts and batches at half the speed: CMAKE_ARGS=-DGGML_LLAMAFILE=ON pip install "
+            "--force-reinstall --no-cache-dir --no-deps ggml-python==0.0.45"
+        )
     return Loaded(
         model=model,
         tokenizer=tokenizer,
@@ -102,12 +103,15 @@ def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
         generator=generator,
         decoder=decoder,
         clips=ClipCodes(
-            encoder, sample_rate=codec.sample_rate, frame_samples=codec.frame_samples, codec=model.digest("c.")
+            ClipEncoder(Path(options.model_path), (reading, *spare)).encode,
+            sample_rate=codec.sample_rate,
+            frame_samples=codec.frame_samples,
+            codec=model.digest("c."),
         ),
         prefixes=prefixes,
         runner=Runner(generator, vocoder, prefixes, frame_s=frame_s, run_ahead=on_gpu),
         vocoder=vocoder,
-        backends=backends,
+        backends=(frames, sound, reading, *spare),
     )
 
 

@@ -1,10 +1,17 @@
 """What the model will take on its device, decided before anything is loaded: nothing is to fail in mid-speech."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
-from fishs2_daemon.engines.s2.config import ModelConfig
+from fishs2_daemon.engines.s2.codec import converted, of_encoder
+from fishs2_daemon.engines.s2.codec.passes import FRAME_COUNTS
+from fishs2_daemon.engines.s2.config import CodecConfig, ModelConfig
 from fishs2_daemon.engines.s2.ggml import Backend
+from fishs2_daemon.engines.s2.gguf import GgufFile
+from fishs2_daemon.engines.s2.kv import CELLS
+from fishs2_daemon.engines.s2.layout import expected_tensors
+from fishs2_daemon.engines.s2.model import padded
 from fishs2_daemon.engines.s2.slow import PREFILL_TOKENS
 from fishs2_daemon.errors import EngineError
 
@@ -12,8 +19,12 @@ from fishs2_daemon.errors import EngineError
 _MOST_GPU_SLOTS = 8
 _MOST_CPU_SLOTS = 2
 
-#: Kernels' workspaces, the driver's own, graphs' inputs.
+#: Kernels' workspaces, the driver's own, and the graphs of frames, which are small.
 _RESERVE = 192 << 20
+
+#: What a pass of the codec holds at once, in copies of its largest activation: a convolution's window is seven of
+#: them. Measured: 13.
+_CODEC_COPIES = 14
 
 _MB = 1 << 20
 _F16, _F32 = 2, 4
@@ -21,31 +32,60 @@ _F16, _F32 = 2, 4
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes on the device: once, and for each slot."""
+    """Bytes on the device: once, and for each slot its keys and values, and what its graphs and streams keep."""
 
     weights: int
     graphs: int
     voices: int
-    slot: int
+    positions: int
+    inputs: int
 
     @property
     def once(self) -> int:
         return self.weights + self.graphs + self.voices + _RESERVE
+
+    @property
+    def slot(self) -> int:
+        return self.positions + self.inputs
 
     def __str__(self) -> str:
         parts = f"weights {self.weights // _MB}, graphs {(self.graphs + _RESERVE) // _MB}, voices {self.voices // _MB}"
         return f"{parts}, each slot {self.slot // _MB} MB"
 
 
+def weights_of(file: GgufFile, config: ModelConfig) -> int:
+    """Bytes on the device of what a file holds. Its text embedding stays there but for the rows of a head, and so
+    does an output of its own; the codec's convolutions become F32, and its encoder comes and goes."""
+    total = 0
+    for name, shape in expected_tensors(config):
+        n_bytes = file.tensors[name].nbytes
+        if of_encoder(name):
+            continue
+        if name in ("embeddings.weight", "output.weight"):
+            total += n_bytes * padded(config.slow.codebook_size + 1) // shape[-1]
+        else:
+            total += prod(shape) * _F32 if converted(name) else n_bytes
+    return total
+
+
 def needs(config: ModelConfig, weights: int, *, context: int, voices: int, fused: bool) -> Needs:
     """`weights` and `voices` in bytes; `fused` is whether attention keeps its scores to itself."""
     slow, tokens = config.slow, PREFILL_TOKENS[-1]
+    cells = -(-(context + 1) // CELLS) * CELLS
     activations = tokens * (3 * slow.ffn + 4 * slow.width + 2 * slow.q_width + 2 * slow.kv_width) * _F32
-    scores = 0 if fused else 2 * tokens * slow.heads * context * _F32
-    positions = 2 * slow.layers * slow.kv_width * context * _F16
+    scores = 0 if fused else tokens * slow.heads * cells * _F32
+    # Each graph of a prompt has inputs of its own: for every token a mask, an embedding, a row and a position.
+    counts = [count for n in range(cells.bit_length()) if (count := CELLS << n) < cells]
+    prompts = sum(PREFILL_TOKENS) * sum(count * _F16 + slow.width * _F32 + 12 for count in [*counts, cells])
     codec = config.codec.quantizer_transformer
     stream = 2 * codec.layers * codec.kv_width * codec.window * _F32
-    return Needs(weights, activations + scores, voices, positions + 4 * stream)
+    return Needs(
+        weights=weights,
+        graphs=activations + scores + _codec_pass(config.codec),
+        voices=voices,
+        positions=2 * slow.layers * slow.kv_width * cells * _F16,
+        inputs=prompts + stream,
+    )
 
 
 def slots_for(asked: int, needs: Needs, backend: Backend) -> int:
@@ -77,3 +117,11 @@ def _free_bytes(backend: Backend) -> int:
         except (OSError, ValueError, IndexError):
             pass
     return backend.memory().free_bytes
+
+
+def _codec_pass(codec: CodecConfig) -> int:
+    columns, largest = FRAME_COUNTS[0] * prod(codec.upsample), 0
+    for rate, channels in zip(codec.decoder_rates, codec.decoder_channels[1:], strict=True):
+        columns *= rate
+        largest = max(largest, columns * channels)
+    return _CODEC_COPIES * largest * _F32

@@ -3,6 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
+#: Frames whose noise is made in one go: most of the time that one takes is spent on calling numpy.
+_AT_ONCE = 16
+
 _LEAST = np.float32(np.finfo(np.float32).tiny)
 
 
@@ -15,9 +18,12 @@ class Noise:
 
     def __init__(self, seed: int, *, codebooks: int, ranks: int) -> None:
         self._random = np.random.Generator(np.random.SFC64(seed))
-        self._shape = (codebooks + 1, ranks)
+        self._shape = (_AT_ONCE, codebooks + 1, ranks)
+        self._ready: list[npt.NDArray[np.float32]] = []
 
     def frame(self) -> npt.NDArray[np.float32]:
         """The next frame's. `[K + 1, ranks]`"""
-        race = self._random.standard_exponential(self._shape, np.float32)
-        return -np.log(np.maximum(race, _LEAST))
+        if not self._ready:
+            race = self._random.standard_exponential(self._shape, np.float32)
+            self._ready = list(-np.log(np.maximum(race, _LEAST)))[::-1]
+        return self._ready.pop()

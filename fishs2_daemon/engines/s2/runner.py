@@ -200,9 +200,11 @@ class Runner:
         self._vocoder.end(seat, answer, error)
 
     def _fail_all(self, reason: str) -> None:
+        """Those who wait for a slot have lost nothing yet, unless nobody will be served any more."""
         self._generator.abandon()
         for seat, answer in list(self._answers.items()):
-            self._end(seat, answer, EngineError(reason))
+            if seat.slot is not None or self._closed:
+                self._end(seat, answer, EngineError(reason))
 
 
 def _key(answer: Answer) -> bytes:

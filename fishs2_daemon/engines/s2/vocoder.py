@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fishs2_daemon.engines.s2.answer import Answer
-from fishs2_daemon.engines.s2.blocks import SIZES, first_block, next_block
+from fishs2_daemon.engines.s2.blocks import SIZES, first_block, next_block, unheard_when_due
 from fishs2_daemon.engines.s2.codec import Decoder, DecoderStream
 from fishs2_daemon.engines.s2.guards import Guard
 from fishs2_daemon.engines.s2.scheduler import Seat
@@ -110,9 +110,11 @@ class Vocoder:
 
     def _take_commands(self, *, wait: bool) -> bool:
         """False when it is over."""
+        # Frames may fail to come, while a prompt is read: what waits for more of them must not come too late.
+        timeout_s = self._due_in_s() if wait else None
         try:
             while True:
-                command = self._commands.get(block=wait)
+                command = self._commands.get(block=wait, timeout=timeout_s)
                 if command is None:
                     return False
                 command()
@@ -164,6 +166,18 @@ class Vocoder:
         if not track.sent:
             return waiting >= first_block(self._rtf)
         return waiting >= next_block(self._rtf, self._unheard(track))
+
+    def _due_in_s(self) -> float | None:
+        """Until some of the frames that wait are to be decoded, even if no others come; None where there are none."""
+        rtf = self._rtf
+        if rtf is None:
+            return None
+        due = [
+            self._unheard(track) - unheard_when_due(rtf, len(track.codes))
+            for track in self._tracks.values()
+            if track.codes and track.sent
+        ]
+        return max(0.0, min(due) * self._frame_s) if due else None
 
     def _unheard(self, track: _Track) -> float:
         """Frames that are still to be heard, by a listener who hears without a break; none are fewer than those of

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fishs2_daemon.engines.s2.blocks import SIZES, first_block, next_block
+from fishs2_daemon.engines.s2.blocks import SIZES, first_block, next_block, unheard_when_due
 
 RTFS = st.floats(0.01, 3.0)
 
@@ -29,6 +29,13 @@ def test_later_blocks_grow_with_what_is_still_to_be_heard(rtf: float | None, unh
 def test_sizes_are_those_that_graphs_exist_for(rtf: float, unheard: float) -> None:
     assert first_block(rtf) in SIZES
     assert next_block(rtf, unheard) in SIZES
+
+
+@given(st.floats(0.0, 3.0), st.integers(1, 12))
+def test_what_waits_is_due_when_it_makes_a_block(rtf: float, waiting: int) -> None:
+    limit = unheard_when_due(rtf, waiting)
+    assert waiting >= next_block(rtf, min(limit, 1e6) * 0.999 - 1e-9)
+    assert limit > 1e6 or waiting < next_block(rtf, limit * 1.001 + 1e-9)
 
 
 @given(st.floats(0.01, 0.85), st.integers(1, 200))

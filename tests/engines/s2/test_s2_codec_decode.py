@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fishs2_daemon.engines.s2.codec import Decoder, converted
 from fishs2_daemon.engines.s2.codec.window_attention import Rope
-from fishs2_daemon.engines.s2.ggml import Backend
+from fishs2_daemon.engines.s2.ggml import Backend, GraphBuilder
 from fishs2_daemon.engines.s2.ggml_type import GgmlType
 from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.engines.s2.tiny import TINY, Geometry, make_model
@@ -249,6 +249,47 @@ def test_slots_are_used_again(quick: Decoder) -> None:
     for _ in range(50):
         quick.open_stream().close()
     assert quick.n_bytes == held
+
+
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_graphs_of_all_sizes_share_their_memory(backend: Backend, quick: Decoder, data: st.DataObject) -> None:
+    """Streams of different lengths, so many at once and so many frames as it happens, in a decoder that has not built
+    a graph yet: larger ones come behind smaller ones."""
+    lengths = data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=5))
+    codes = [some_codes(n, seed=index) for index, n in enumerate(lengths)]
+    heard: list[list[npt.NDArray[np.float32]]] = [[] for _ in codes]
+    quick._streams._graphs.clear()
+    with ExitStack() as stack:
+        streams = [stack.enter_context(quick.open_stream()) for _ in codes]
+        at = [0] * len(codes)
+        while left := [index for index, n in enumerate(lengths) if at[index] < n]:
+            chosen = data.draw(st.lists(st.sampled_from(left), min_size=1, unique=True))
+            most = min(lengths[index] - at[index] for index in chosen)
+            frames = data.draw(st.integers(1, most))
+            pieces = [codes[index][:, at[index] : at[index] + frames] for index in chosen]
+            for index, samples in zip(chosen, quick.decode([streams[i] for i in chosen], pieces), strict=True):
+                heard[index].append(samples)
+                at[index] += frames
+    for each, blocks in zip(codes, heard, strict=True):
+        assert farthest(np.concatenate(blocks), quick.trace(each)["samples"][0]) < 1e-6
+
+
+def test_what_is_warm_is_not_built_again(backend: Backend, quick_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Model.load(quick_file, backend) as model, Decoder(model, streams=4) as decoder, ExitStack() as stack:
+        decoder.warm(4)
+        arena, held = decoder._streams._graphs._arena, decoder.n_bytes
+        before = arena.generation
+
+        def unexpected(*_: object) -> None:
+            raise AssertionError
+
+        monkeypatch.setattr(GraphBuilder, "build", unexpected)
+        streams = [stack.enter_context(decoder.open_stream()) for _ in range(4)]
+        for together in (1, 2, 4):
+            for frames in (1, 2, 3, 8, 20):
+                decoder.decode(streams[:together], [some_codes(frames)] * together)
+        assert (arena.generation, decoder.n_bytes) == (before, held)
 
 
 def test_nothing_to_decode(quick: Decoder) -> None:

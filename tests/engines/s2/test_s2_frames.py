@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fishs2_daemon.engines.s2.generator import Generator
-from fishs2_daemon.engines.s2.ggml import Backend, DType
+from fishs2_daemon.engines.s2.ggml import Backend, DType, GraphBuilder
 from fishs2_daemon.engines.s2.ggml_type import GgmlType
 from fishs2_daemon.engines.s2.gguf import GgufFile
 from fishs2_daemon.engines.s2.model import Model
@@ -269,3 +269,137 @@ def test_wrong_use(backend: Backend, model: Model) -> None:
     assert generator.step([]) == []
     with Model.load(GOLDEN / "tiny-f16.gguf", backend) as codec_only, pytest.raises(EngineError, match="transformers"):
         Generator(codec_only)
+
+
+def test_two_frames_in_flight_are_those_one_after_the_other(generator: Generator) -> None:
+    """Each is read while the next one is computed, and the batch changes meanwhile."""
+    wanted = []
+    for prompt in PROMPTS[:3]:
+        generator.prefill(1, prompt)
+        generator.start(1, GREEDY)
+        wanted.append(speak(generator, [1])[0].T.tolist())
+    found: dict[int, list[list[int]]] = {0: [], 1: [], 2: []}
+    for slot, prompt in enumerate(PROMPTS[:3]):
+        generator.prefill(slot, prompt)
+        generator.start(slot, GREEDY)
+    for step in range(60):
+        generator.submit([slot for slot in found if step >= 3 * slot or step % 2])
+        assert generator.in_flight <= 2
+        if generator.in_flight == 2 or step > 40:
+            for slot, codes in generator.collect().items():
+                found[slot].append(codes.tolist())
+    while generator.in_flight:
+        for slot, codes in generator.collect().items():
+            found[slot].append(codes.tolist())
+    assert generator.collect() == {}
+    assert list(found.values()) == wanted
+    assert all(generator.is_over(slot) and generator.finish(slot) == "length" for slot in found)
+
+
+def test_no_more_than_two_frames_in_flight(generator: Generator) -> None:
+    generator.prefill(0, PROMPTS[0])
+    generator.start(0, GREEDY)
+    generator.submit([0])
+    generator.submit([0])
+    with pytest.raises(EngineError, match="collect one"):
+        generator.submit([0])
+    frames = [generator.collect()[0].tolist() for _ in range(2)]
+    assert frames == AR["A_frames"][1:, :2].T.tolist()
+    # The one that was refused was not started, so it comes yet.
+    assert generator.step([0])[0].tolist() == AR["A_frames"][1:, 2].tolist()
+
+
+def test_frames_in_flight_of_a_text_that_was_stopped_are_nobody_s(generator: Generator) -> None:
+    for change in ("rest", "prefill", "start", "load"):
+        generator.prefill(0, PROMPTS[1])
+        snapshot = generator.save(0, 40)
+        generator.start(0, GREEDY)
+        generator.submit([0])
+        match change:
+            case "rest":
+                generator.rest(0, 0)
+            case "prefill":
+                generator.prefill(0, PROMPTS[0])
+            case "start":
+                generator.start(0, GREEDY)
+            case "load":
+                generator.load(0, snapshot)
+        assert generator.collect() == {}
+        snapshot.close()
+        generator.prefill(0, PROMPTS[0])
+        generator.start(0, GREEDY)
+        assert np.array_equal(speak(generator, [0])[0], AR["A_frames"][1:])
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("kept", [0, 3, 5])
+def test_a_slot_at_rest_holds_what_counts(generator: Generator, kept: int, ahead: int) -> None:
+    """The prompt, and of five frames those that were kept; the last one was fed if another was started behind it."""
+    length = PROMPTS[0].shape[1]
+    generator.prefill(0, PROMPTS[0])
+    generator.start(0, GREEDY)
+    for _ in range(5 + ahead):
+        generator.submit([0])
+        if generator.in_flight > ahead:
+            generator.collect()
+    known = generator.rest(0, kept)
+    assert known == length + min(kept, 4 + ahead)
+    with pytest.raises(EngineError, match="cannot go on"):
+        generator.prefill(0, PROMPTS[0][:, :1], known + 1)
+    codes = AR["A_frames"][1:, :kept]
+    spoken = np.concatenate([codes[:1] + META["semantic_begin"], codes])
+    whole = np.concatenate([PROMPTS[0], spoken, PROMPTS[2]], axis=1)
+    generator.prefill(0, whole[:, known:], known)
+    generator.prefill(3, whole)
+    for slot in (0, 3):
+        generator.start(slot, GREEDY)
+    one, other = speak(generator, [0, 3])
+    assert np.array_equal(one, other)
+    generator.collect()
+
+
+def test_no_end_before_the_least_frames(backend: Backend, ending: Path) -> None:
+    """In a batch with one that has none, and ends when it does alone."""
+    with Model.load(ending, backend, im_end=META["im_end"]) as model:
+        generator = Generator(model, slots=2, context=512, rope="f32", kv_type="f32")
+        for slot in (0, 1):
+            generator.prefill(slot, AR["A_prompt"])
+        stopped = 0
+        for seed in range(8):
+            drawn = Sampling(seed=seed, max_frames=70)
+            generator.start(0, drawn)
+            alone = speak(generator, [0])[0]
+            n = alone.shape[1]
+            for least in (n, n + 1, n + 4):
+                generator.start(0, drawn)
+                generator.start(1, replace(drawn, min_frames=least))
+                one, other = speak(generator, [0, 1])
+                assert np.array_equal(one, alone)
+                assert other.shape[1] >= min(least, 70)
+                stopped += generator.finish(1) == "stop" and least > n
+        assert stopped > 2
+        generator.close()
+
+
+def test_what_is_warm_is_not_built_again(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does its memory move, whatever is asked for then."""
+    generator = Generator(model, slots=3, context=600, rope="f32", kv_type="f32")
+    generator.warm()
+    arenas = generator.slow._graphs._arena, generator._frame._graphs._arena
+    before = [arena.generation for arena in arenas]
+    built: list[str] = []
+    build = GraphBuilder.build
+    monkeypatch.setattr(GraphBuilder, "build", lambda g, arena=None: built.append(g.name) or build(g, arena))
+    for slot, prompt in enumerate(PROMPTS[:3]):
+        generator.prefill(slot, np.tile(prompt, 3)[:, : 600 - 30])
+        generator.prefill(slot, prompt)
+        generator.start(slot, GREEDY)
+    for slots in ([0], [1], [2], [0, 1], [0, 2], [0, 1, 2]):
+        generator.step(slots)
+    assert built == []
+    generator.start(1, replace(GREEDY, min_frames=2))
+    generator.step([0, 1])
+    generator.step([1])
+    assert len(built) == 2
+    assert [arena.generation for arena in arenas] == before
+    generator.close()

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,8 @@ class Heard:
 
     @property
     def frames(self) -> list[list[int]]:
-        return self.answer.codes.T.tolist()
+        frames: list[list[int]] = self.answer.codes.T.tolist()
+        return frames
 
 
 @dataclass
@@ -203,6 +205,10 @@ def exact_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vocoder_module, "_pcm16", lambda samples: samples.tobytes())
 
 
+def has_frames(answer: Answer, least: int) -> bool:
+    return len(answer.frames) >= least
+
+
 # What is heard
 
 
@@ -216,7 +222,7 @@ async def test_a_full_batch_of_late_comers_hears_what_each_hears_alone(machine: 
             answers: dict[int, Answer] = {}
             for index in order:
                 answers[index] = stage.ask(seats[index], PROMPTS[index])
-                await stage.until(lambda answer=answers[index]: len(answer.frames) > 1)
+                await stage.until(partial(has_frames, answers[index], 2))
             heard = await asyncio.gather(*(stage.hear(seats[index], answers[index]) for index in order))
             assert {seat.slot for seat in seats.values()} == set(range(SLOTS))
             for index, each in zip(order, heard, strict=True):
@@ -305,6 +311,21 @@ async def test_the_first_block_of_a_late_comer_waits_for_no_long_one(
     await asyncio.gather(stage.hear(early, first), stage.hear(late, second))
     # The early one's first block was on its way already. It has sixteen frames more, of which one goes along.
     assert decoded[1] == [1, 1]
+
+
+async def test_frames_that_wait_for_others_are_heard_in_time(stage: Stage4) -> None:
+    """As while somebody's prompt is read: the fourth, that would make a block, does not come for a while."""
+    seat, frame = stage.runner.join(), np.zeros(10, np.int32)
+    answer = Answer(PROMPTS[0], fed=0, prefix=0, sampling=GREEDY)
+    stage.vocoder._rtf = 0.2
+    stage.vocoder.put(seat, answer, frame)
+    async with asyncio.timeout(PATIENCE_S):
+        sizes = [len((await anext(answer)).samples)]
+        for _ in range(3):
+            stage.vocoder.put(seat, answer, frame)
+        while sum(sizes) < 4 * FRAME * 2:
+            sizes.append(len((await anext(answer)).samples))
+    stage.vocoder.leave(seat)
 
 
 # Cancelling, and listeners that do not read
@@ -573,16 +594,17 @@ async def test_a_round_that_fails_ends_those_who_speak(stage: Stage4, monkeypatc
             raise OSError("a device is gone")
         submit(slots)
 
-    seats = [stage.runner.join() for _ in range(2)]
+    seats = [stage.runner.join() for _ in range(SLOTS)]
+    waiting = stage.runner.join()
+    answer = stage.ask(waiting, PROMPTS[1])
     with monkeypatch.context() as broken:
         broken.setattr(stage.machine.generator, "submit", failing)
-        ended = await asyncio.gather(
-            *(stage.say(seat, prompt) for seat, prompt in zip(seats, PROMPTS, strict=False)), return_exceptions=True
-        )
-    assert [str(error) for error in ended] == 2 * ["the engine failed: OSError"]
+        ended = await asyncio.gather(*map(stage.say, seats, PROMPTS), return_exceptions=True)
+    assert [str(error) for error in ended] == SLOTS * ["the engine failed: OSError"]
     assert all(isinstance(error, EngineError) for error in ended)
     for seat in seats:
         stage.runner.leave(seat)
+    assert (await stage.hear(waiting, answer)).frames == AR["B_frames"][1:].T.tolist()
     heard = await stage.say(stage.runner.join(), PROMPTS[0])
     assert heard.frames == AR["A_frames"][1:].T.tolist()
 

@@ -11,6 +11,6 @@ Numbers in these files are sections of the notes on the model that this engine w
 
 from fishs2_daemon.engines.s2.codec.decoder import Decoder, DecoderStream
 from fishs2_daemon.engines.s2.codec.encoder import Encoder
-from fishs2_daemon.engines.s2.codec.weights import converted
+from fishs2_daemon.engines.s2.codec.weights import converted, decoder_skips, encoder_skips, of_encoder
 
-__all__ = ["Decoder", "DecoderStream", "Encoder", "converted"]
+__all__ = ["Decoder", "DecoderStream", "Encoder", "converted", "decoder_skips", "encoder_skips", "of_encoder"]

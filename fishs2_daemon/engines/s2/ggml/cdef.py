@@ -128,6 +128,7 @@ ggml_backend_dev_t ggml_backend_get_device(ggml_backend_t);
 const char * ggml_backend_dev_description(ggml_backend_dev_t);
 void ggml_backend_dev_memory(ggml_backend_dev_t, size_t * free, size_t * total);
 ggml_backend_t ggml_backend_cpu_init(void);
+int ggml_cpu_has_llamafile(void);
 void ggml_backend_cpu_set_n_threads(ggml_backend_t, int n_threads);
 ggml_backend_t ggml_backend_cuda_init(int device);
 int ggml_backend_cuda_get_device_count(void);

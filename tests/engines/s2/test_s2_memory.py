@@ -1,0 +1,152 @@
+"""What the engine says that it will take, against what it takes; and how many slots that makes."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+
+from fishs2_daemon.engines.s2.codec import Decoder, decoder_skips
+from fishs2_daemon.engines.s2.generator import Generator
+from fishs2_daemon.engines.s2.ggml import Backend, Memory
+from fishs2_daemon.engines.s2.ggml_type import GgmlType
+from fishs2_daemon.engines.s2.gguf import GgufFile
+from fishs2_daemon.engines.s2.memory import _RESERVE, Needs, needs, slots_for, weights_of
+from fishs2_daemon.engines.s2.model import Model
+from fishs2_daemon.engines.s2.tiny import TINY, make_model
+from fishs2_daemon.engines.s2.tiny_geometry import S2_PRO
+from fishs2_daemon.errors import EngineError
+
+MB = 1 << 20
+NEEDS = Needs(weights=5000 * MB, graphs=300 * MB, voices=500 * MB, positions=600 * MB, inputs=50 * MB)
+ONCE = 5800 * MB + _RESERVE
+
+#: S2 Pro's proportions; a transformer whose graphs are larger than their headers.
+SCALED = replace(
+    TINY, layers=4, width=256, heads=8, kv_heads=2, head_dim=64, ffn=960, codebook_size=1024, decoder_width=64,
+    encoder_width=4, text_pieces=12000, reserved_tokens=5,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scaled") / "model.gguf"
+    make_model(path, SCALED, seed=1, dtype=GgmlType.F16)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(backend: Backend, scaled: Path) -> Iterator[Model]:
+    with Model.load(scaled, backend, im_end=SCALED.vocabulary.im_end, skip=decoder_skips) as model:
+        yield model
+
+
+def device(free: int, name: str = "cuda:0") -> Any:
+    return SimpleNamespace(device=name, memory=lambda: Memory(free, 24 << 30))
+
+
+@pytest.mark.parametrize(
+    ("asked", "free", "slots"),
+    [
+        (0, ONCE + 650 * MB, 1),
+        (0, ONCE + 650 * MB * 3 - 1, 2),
+        (0, ONCE + 650 * MB * 3, 3),
+        (0, ONCE + 650 * MB * 100, 8),
+        (1, ONCE + 650 * MB * 100, 1),
+        (20, ONCE + 650 * MB * 20, 20),
+        (3, ONCE + 650 * MB * 3, 3),
+    ],
+)
+def test_slots_on_a_gpu(asked: int, free: int, slots: int) -> None:
+    assert slots_for(asked, NEEDS, device(free)) == slots
+
+
+@pytest.mark.parametrize(("asked", "slots"), [(0, 2), (5, 5)])
+def test_slots_on_a_processor(asked: int, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: "MemTotal: 99 kB\nMemAvailable:   90000000 kB\nBuffers: 1 kB\n")
+    assert slots_for(asked, NEEDS, device(0, "cpu")) == slots
+
+
+def test_a_processor_has_what_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all that is there, which is what ggml says."""
+    monkeypatch.setattr(Path, "read_text", lambda self: "MemTotal: 99000000 kB\nMemAvailable: 1000 kB\n")
+    with pytest.raises(EngineError, match="and 0 MB are free"):
+        slots_for(0, NEEDS, device(1 << 40, "cpu"))
+
+
+@pytest.mark.parametrize("text", ["", "MemAvailable: many kB\n", "MemAvailable:\n"])
+def test_ggml_is_believed_where_the_system_tells_nothing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: text)
+    assert slots_for(0, NEEDS, device(1 << 40, "cpu")) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "free", "says"),
+    [
+        (0, ONCE + 650 * MB - 1, "1 slots need 6642 MB on cuda:0"),
+        (0, 1000 * MB, "and 1000 MB are free"),
+        (3, ONCE + 650 * MB * 2, "3 slots need 7942 MB on cuda:0"),
+        (1, 0, r"\(weights 5000, graphs 492, voices 500, each slot 650 MB\), and 0 MB are free: fewer FISHS2_SLOTS"),
+    ],
+)
+def test_too_little_memory_is_told_with_the_sums(asked: int, free: int, says: str) -> None:
+    with pytest.raises(EngineError, match=says):
+        slots_for(asked, NEEDS, device(free))
+
+
+def test_a_machine_that_tells_nothing_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: Path) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert slots_for(0, NEEDS, device(1 << 40, "cpu")) == 2
+
+
+@pytest.mark.parametrize(("slots", "context"), [(1, 255), (1, 1000), (2, 4000), (3, 1024)])
+def test_keys_and_values_are_told_exactly(model: Model, slots: int, context: int) -> None:
+    told = needs(SCALED.config(), 0, context=context, voices=0, fused=False)
+    with closing(Generator(model, slots=slots, context=context)) as generator:
+        assert generator.slow.cache.n_bytes == slots * told.positions
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "f32"])
+@pytest.mark.parametrize(("slots", "context"), [(1, 1000), (2, 4000), (4, 2048)])
+def test_graphs_and_streams_are_told_within_a_factor_of_two(
+    model: Model, slots: int, context: int, kv_type: Literal["f16", "f32"]
+) -> None:
+    with (
+        closing(Generator(model, slots=slots, context=context, kv_type=kv_type)) as generator,
+        Decoder(model, streams=slots) as decoder,
+    ):
+        generator.warm()
+        decoder.warm(slots)
+        told = needs(SCALED.config(), 0, context=context, voices=0, fused=generator.slow.cache.fused)
+        taken = generator.n_bytes - generator.slow.cache.n_bytes + decoder.n_bytes
+    assert taken / 2 < told.graphs + slots * told.inputs < taken * 2
+
+
+def test_weights_are_those_that_lie_on_the_device(backend: Backend, scaled: Path) -> None:
+    """Of the text embedding there are few rows there, and the codec's convolutions are larger."""
+    with GgufFile.open(scaled) as file:
+        told = weights_of(file, SCALED.config())
+        on_disk = sum(tensor.nbytes for tensor in file.tensors.values())
+    with (
+        Model.load(scaled, backend, im_end=SCALED.vocabulary.im_end, skip=decoder_skips) as model,
+        Decoder(model),
+    ):
+        taken = model.n_bytes
+    assert abs(told - taken) < 0.05 * taken
+    assert abs(on_disk - taken) > 0.05 * taken  # else this test could not tell
+
+
+def test_s2_pro_fits_where_it_is_said_to() -> None:
+    """With two slots of 4096 positions."""
+    told = needs(S2_PRO.config(), 0, context=4096, voices=0, fused=True)
+    # 2 * 36 layers * 8 heads * 128 * 4352 cells in F16
+    assert told.positions == 641_728_512
+    # The decoder's graphs take 82 MB; measured.
+    assert 80 * MB < told.graphs < 230 * MB
+    assert told.inputs < 80 * MB
