@@ -40,7 +40,7 @@ LOCK = ROOT / ".tmp" / "install.lock"
 SERVE = frozenset({"preview"})
 TEST = frozenset({"preview", "test"})
 
-COMMANDS = ("serve", "say", "voices", "doctor")
+COMMANDS = ("serve", "say", "voices", "doctor", "bench")
 BACKENDS = ("auto", "cuda", "vulkan", "metal", "cpu")
 QUANTS = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k", "q2_k")
 

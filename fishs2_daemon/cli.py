@@ -112,6 +112,60 @@ def doctor() -> None:
         raise typer.Exit(EXIT_FAILED)
 
 
+@app.command()
+def bench(
+    streams: Annotated[
+        str,
+        typer.Option(metavar="N,N,...", help="Answers at a time, a level each; those beyond the slots are skipped."),
+    ] = "1,4",
+    repeat: Annotated[str, typer.Option(metavar="N", help="Rounds of each level; one more goes before them.")] = "3",
+    seconds: Annotated[str, typer.Option(metavar="S", help="Length of an answer; every text is another one.")] = "10",
+    slots: Annotated[str | None, typer.Option(metavar="N", help="Slots of the S2 engine (FISHS2_SLOTS).")] = None,
+    voice: Annotated[
+        str | None, typer.Option(metavar="ID", help="Stored voice: also measured new, cold and warm.")
+    ] = None,
+    reference_seconds: Annotated[
+        str | None, typer.Option(metavar="S", help="Make a voice of noise that long up; with --synthetic 10, 0: none.")
+    ] = None,
+    synthetic: Annotated[
+        str | None, typer.Option(metavar="SHAPE", help="Measure a random model: tiny, bench (small) or s2-pro (large).")
+    ] = None,
+    quant: Annotated[str, typer.Option(metavar="TYPE", help="Of its weights, such as q8_0, q4_k_m or f16.")] = "q8_0",
+    folder: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where random models are kept; else in the user's cache.")
+    ] = None,
+    json: Annotated[str | None, typer.Option(metavar="FILE", help="Write everything there, raw times too.")] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="URL", help="Measure an OpenAI-style server in turns: http://host:port/v1.")
+    ] = None,
+    compare_model: Annotated[str, typer.Option(metavar="ID", help="Model to ask it for.")] = "tts-1",
+    compare_voice: Annotated[str, typer.Option(metavar="ID", help="Voice to ask it for.")] = "alloy",
+    compare_rate: Annotated[str, typer.Option(metavar="HZ", help="Sample rate of its PCM.")] = "24000",
+    compare_key_file: Annotated[str | None, typer.Option(metavar="FILE", help="File with its API key.")] = None,
+    ratios: Annotated[
+        bool, typer.Option("--ratios", help="Measure the ratios that developers watch instead, of a random model.")
+    ] = False,
+    engine: Engine = None,
+    log_level: LogLevel = "ERROR",
+) -> None:
+    """Measure the engine: time to the first sound, speed, gaps, memory.
+
+    The engine is the one that the settings choose, on its own worker process, or with --synthetic the S2 engine with a
+    model of random weights, which speaks noise as fast as a real one of that size would speak.
+    """
+    from fishs2_daemon.bench.plan import Plan
+    from fishs2_daemon.bench.run import bench as measure
+
+    plan = Plan.of(
+        streams=streams, repeat=repeat, seconds=seconds, voice=voice, reference_seconds=reference_seconds,
+        synthetic=synthetic, quant=quant, folder=folder, json=json, compare=compare, compare_model=compare_model,
+        compare_voice=compare_voice, compare_rate=compare_rate, compare_key_file=compare_key_file, ratios=ratios,
+    )  # fmt: skip
+    settings = configuration.load(engine=engine, slots=slots, log_level=log_level)
+    logs.configure(settings)
+    measure(settings, plan)
+
+
 @app.callback(invoke_without_command=True)
 def _options(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     if version:

@@ -21,7 +21,7 @@ from fishs2_daemon.settings import Settings
 from fishs2_daemon.sockets import DoorSockets, name_of, open_doors, parse_uri
 from fishs2_daemon.speech import EngineState
 from fishs2_daemon.voices.store import VoiceStore
-from fishs2_daemon.worker.supervisor import Supervisor
+from fishs2_daemon.worker.pool import WorkerPool
 from fishs2_daemon.wyoming_server.server import WyomingServer
 
 _log = logging.getLogger(__name__)
@@ -34,18 +34,18 @@ _EXTENSION_S = 30.0
 
 
 @asynccontextmanager
-async def running_service(settings: Settings) -> AsyncIterator[tuple[SpeechService, Supervisor]]:
+async def running_service(settings: Settings) -> AsyncIterator[tuple[SpeechService, WorkerPool]]:
     """The service and its worker without any door, for as long as the context lasts."""
     metrics = Metrics()
     choice = choose_engine(settings)
     if choice.missing:
         _log.info("the preview voice (espeak-ng) speaks instead of S2 Pro: %s", choice.missing)
-    supervisor = Supervisor(choice.name, settings, metrics)
+    workers = WorkerPool(choice.name, settings, metrics)
     catalogue = VoiceCatalogue(settings, await asyncio.to_thread(VoiceStore, settings.voices_dir))
-    service = SpeechService(settings, supervisor, catalogue, metrics)
-    running = [asyncio.create_task(supervisor.run()), asyncio.create_task(service.keep_warm())]
+    service = SpeechService(settings, workers, catalogue, metrics)
+    running = [asyncio.create_task(workers.run()), asyncio.create_task(service.keep_warm())]
     try:
-        yield service, supervisor
+        yield service, workers
     finally:
         for task in running:
             task.cancel()
@@ -70,8 +70,8 @@ class Daemon:
         """Raises `ConfigError` or `ListenError` before anything is served."""
         self._handle_signals()
         self._sockets = open_doors(self.settings)
-        async with running_service(self.settings) as (service, supervisor):
-            self._service, self._supervisor = service, supervisor
+        async with running_service(self.settings) as (service, workers):
+            self._service, self._workers = service, workers
             self._wyoming = WyomingServer(service)
             self._http = [HttpDoor(service, self.settings) for _ in self._sockets.http]
             try:
@@ -159,12 +159,12 @@ class Daemon:
                     self._is_announced = True
                     _log.info("ready: %s", service.detail)
                     self._notifier.ready()
-            elif not self._is_announced and self._supervisor.is_live:
+            elif not self._is_announced and self._workers.is_live:
                 self._notifier.extend_timeout(_EXTENSION_S)
             self._notifier.status(f"{service.detail}; {service.running} speaking, {service.waiting} waiting")
-            if self._supervisor.is_live:
+            if self._workers.is_live:
                 self._notifier.watchdog()
-            await self._supervisor.wait_for_change(interval_s)
+            await self._workers.wait_for_change(interval_s)
 
     async def _reload_on_request(self) -> None:
         while True:
@@ -174,7 +174,7 @@ class Daemon:
             try:
                 stale = configuration.reload(self.settings, **self._overrides)
                 logs.set_level(self.settings)
-                await self._supervisor.refresh()
+                await self._workers.refresh()
                 _log.info("reloaded%s", f"; only a restart changes {', '.join(stale)}" if stale else "")
             except Fishs2Error as error:
                 _log.error("nothing was reloaded: %s", error)

@@ -21,6 +21,7 @@ from fishs2_daemon.speech import EngineInfo, EngineState, Pcm, Priority, SpeechR
 from fishs2_daemon.text.feed import PhraseFeed
 from fishs2_daemon.text.phrase import Phrase
 from fishs2_daemon.text.plans import TextPlans
+from fishs2_daemon.worker.pool import WorkerPool
 from fishs2_daemon.worker.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
@@ -39,11 +40,11 @@ _LOOK_S = 5.0
 class SpeechService:
     """Validates, resolves the voice, splits the text, queues, bounds and cancels."""
 
-    def __init__(self, settings: Settings, supervisor: Supervisor, catalogue: VoiceCatalogue, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, workers: WorkerPool, catalogue: VoiceCatalogue, metrics: Metrics) -> None:
         self.settings = settings
         self.catalogue = catalogue
         self.metrics = metrics
-        self._supervisor = supervisor
+        self._workers = workers
         self._admission = Admission()
         self._plans = TextPlans(settings)
         self._closing = False
@@ -52,16 +53,16 @@ class SpeechService:
 
     @property
     def state(self) -> EngineState:
-        return self._supervisor.state
+        return self._workers.state
 
     @property
     def detail(self) -> str:
-        return self._supervisor.detail
+        return self._workers.detail
 
     @property
     def engine(self) -> EngineInfo | None:
         """What the engine said of itself when it was last ready."""
-        return self._supervisor.engine
+        return self._workers.engine
 
     @property
     def running(self) -> int:
@@ -89,17 +90,18 @@ class SpeechService:
 
     async def cast(self, request: SpeechRequest) -> Casting:
         """Who would speak this. Waits for a loading engine, and raises, as `speak` does before its first block."""
-        return await self.catalogue.cast(request, await self._supervisor.ready(self.settings.queue_timeout_s))
+        return await self.catalogue.cast(request, await self._workers.ready(self.settings.queue_timeout_s))
 
     async def keep_warm(self) -> None:
         """Make the voices that are set ready on every worker that comes; runs until it is cancelled."""
-        warmed: int | None = None
+        warmed: set[int] = set()
         while self.settings.warm_voices:
-            if (pid := self._supervisor.pid) is not None and pid != warmed and self.engine and self.engine.clones:
-                warmed = pid
-                for voice in self.settings.warm_voices:
-                    await self._warm(voice, self.engine)
-            await self._supervisor.wait_for_change(_LOOK_S)
+            for worker in self._workers.members:
+                if worker.pid is not None and worker.pid not in warmed and worker.engine and worker.engine.clones:
+                    warmed.add(worker.pid)
+                    for voice in self.settings.warm_voices:
+                        await self._warm(voice, worker, worker.engine)
+            await self._workers.wait_for_change(_LOOK_S)
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[Pcm, None]:
         """The speech as one ordered stream of short blocks at one rate. Closing it cancels the work.
@@ -127,7 +129,7 @@ class SpeechService:
         if self._closing:
             raise ShuttingDown("the daemon is shutting down")
         self._check(request)
-        engine = await self._supervisor.ready(settings.queue_timeout_s)
+        engine = await self._workers.ready(settings.queue_timeout_s)
         casting = await self.catalogue.cast(request, engine)
         plan = await self._plans.plan(ssml=request.ssml, clean=request.clean, style=request.style or casting.style)
         feed = PhraseFeed(request.text, max_chars=settings.max_text_chars, timeout_s=settings.text_timeout_s, plan=plan)
@@ -148,7 +150,7 @@ class SpeechService:
                     request.priority,
                 )
                 async with (
-                    aclosing(self._supervisor.speak(utterance)) as speech,
+                    aclosing(self._workers.speak(utterance)) as speech,
                     aclosing(self._bounded(speech, feed, clock)) as blocks,
                 ):
                     async for block in blocks:
@@ -157,13 +159,13 @@ class SpeechService:
             if not clock.heard_audio:
                 yield _silence(engine.sample_rate)
 
-    async def _warm(self, voice: str, engine: EngineInfo) -> None:
+    async def _warm(self, voice: str, worker: Supervisor, engine: EngineInfo) -> None:
         settings = self.settings
         try:
             casting = await self.catalogue.cast(SpeechRequest("", voice=voice), engine)
             async with self._admission.slot(Priority.READING, settings.max_queue, settings.queue_timeout_s):
                 utterance = Utterance(casting.voice, _nothing(), casting.clips, priority=Priority.READING)
-                async with aclosing(self._supervisor.speak(utterance)) as speech:
+                async with aclosing(worker.speak(utterance)) as speech:
                     async for _ in speech:
                         pass
             _log.info("the voice %s is warm", casting.name)

@@ -66,6 +66,9 @@ def _matching(pattern: str, allowed: str) -> AfterValidator:
 
 StrList = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 SecretList = Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)]
+IntList = Annotated[
+    list[Annotated[int, Field(ge=0, le=64)]], NoDecode, BeforeValidator(_split), Field(min_length=1, max_length=64)
+]
 PathList = Annotated[list[Path], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[list[IPv4Network | IPv6Network], NoDecode, BeforeValidator(_networks)]
 Name = Annotated[str, Field(min_length=1)]
@@ -174,7 +177,7 @@ class Settings(BaseSettings):
     backend: Annotated[Literal["auto", "cuda", "vulkan", "metal", "cpu"], BeforeValidator(_lower)] = Field(
         "auto", description="what the model runs on"
     )
-    gpu_device: int = Field(0, ge=0, le=64, description="number of the GPU")
+    gpu_device: IntList = Field([0], description="numbers of the GPUs; each one gets a worker")
     n_gpu_layers: int = Field(-1, ge=-1, le=1000, description="layers on the GPU; -1: all")
     n_threads: int = Field(0, ge=0, le=512, description="CPU threads; 0: as many as there are cores")
     model_quant: Annotated[

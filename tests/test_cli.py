@@ -405,7 +405,7 @@ def test_without_an_engine_the_last_line_says_what_to_install(arguments: tuple[s
 # Wrong settings
 
 
-@pytest.mark.parametrize("arguments", [("serve",), ("say", "Hi", "-o", "hi.wav"), ("voices",), ("doctor",)])
+@pytest.mark.parametrize("arguments", [("serve",), ("say", "Hi", "-o", "hi.wav"), ("voices",), ("doctor",), ("bench",)])
 def test_a_wrong_setting_is_one_line_and_status_78_for_every_command(arguments: tuple[str, ...]) -> None:
     line = refused(run(*arguments, FISHS2_STALL_TIMEOUT_S="soon"), 78)
     assert line == "FISHS2_STALL_TIMEOUT_S: 'soon' is not allowed; allowed: a number more than 0, at most 86400"

@@ -25,7 +25,7 @@ async def health(request: Request) -> HTTPResponse:
         "model_count": len(model_names(settings)),
         "voice_count": len(service.voices()),
         "backend": settings.backend,
-        "gpu_device": settings.gpu_device,
+        "gpu_device": settings.gpu_device[0],
         "running": service.running,
         "waiting": service.waiting,
     }

@@ -45,6 +45,7 @@ class EngineOptions:
     slots: int = 0
     context: int = 4096
     voice_cache_mb: int = 512
+    n_gpu_layers: int = -1
 
 
 def pauses(phrase: Phrase, sample_rate: int) -> Iterator[Pcm]:

@@ -118,10 +118,11 @@ class WorkerProcess:
         reader, writer = await asyncio.open_connection(sock=ours, limit=2 * wire.WINDOW_BYTES)
         return cls(process, reader, writer, settings)
 
-    async def load(self, engine: str, progress: Callable[[str, float], None]) -> EngineInfo:
+    async def load(self, engine: str, gpu_device: int, progress: Callable[[str, float], None]) -> EngineInfo:
         """Raises `EngineUnavailable` with the engine's own words, or with how the process ended."""
         self._progress = progress
         options = {name: _plain(getattr(self._settings, name)) for name in _OPTIONS}
+        options["gpu_device"] = gpu_device
         self._send(wire.json_frame(Kind.LOAD, engine=engine, options=options, log_level=self._settings.log_level))
         return await self._info
 

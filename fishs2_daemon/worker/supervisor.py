@@ -7,8 +7,8 @@ hear the beginning twice.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Self
 
@@ -73,6 +73,8 @@ class Supervisor:
         settings: Settings,
         metrics: Metrics,
         *,
+        gpu_device: int = 0,
+        on_change: Callable[[], None] = lambda: None,
         command: Sequence[str] = COMMAND,
     ) -> None:
         self.state = EngineState.STARTING
@@ -81,6 +83,8 @@ class Supervisor:
         self._name = engine
         self._settings = settings
         self._metrics = metrics
+        self._gpu_device = gpu_device
+        self._on_change = on_change
         self._command = command
         self._worker: WorkerProcess | None = None
         self._failures = 0
@@ -152,12 +156,6 @@ class Supervisor:
         if self._worker:
             self.engine = await self._worker.refresh()
 
-    async def wait_for_change(self, timeout_s: float) -> None:
-        """Until the state or its detail changes, or the time is over."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._changed.wait()
-
     async def _run_once(self) -> None:
         """One life of a worker: start, load, serve, end."""
         restarting = self.engine is not None or self._failures > 0
@@ -178,7 +176,7 @@ class Supervisor:
         try:
             try:
                 async with asyncio.timeout(self._settings.worker_start_timeout_s):
-                    self.engine = await worker.load(self._name, self._loading)
+                    self.engine = await worker.load(self._name, self._gpu_device, self._loading)
             except (EngineUnavailable, TimeoutError) as error:
                 if isinstance(error, TimeoutError):
                     worker.kill(f"not ready within {self._settings.worker_start_timeout_s:.0f} s")
@@ -212,6 +210,7 @@ class Supervisor:
         # Whoever waits has the old event; the next to wait takes a new one.
         self._changed.set()
         self._changed = asyncio.Event()
+        self._on_change()
 
 
 async def _to_the_end(task: asyncio.Future[Any]) -> None:

@@ -115,7 +115,7 @@ async def test_progress_of_loading_is_passed_on(supervise) -> None:  # type: ign
     async with supervise(load="progress('reading the model', 0.42); await asyncio.sleep(0.5)") as supervisor:
         async with asyncio.timeout(10):
             while supervisor.state is not EngineState.LOADING:
-                await supervisor.wait_for_change(1)
+                await asyncio.sleep(0.02)
         assert supervisor.detail == "reading the model 42%"
         with pytest.raises(Loading, match="42%"):
             await supervisor.ready(0.05)

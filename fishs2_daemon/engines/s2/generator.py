@@ -90,11 +90,12 @@ class Generator:
         self._frames = 0
 
     def warm(self) -> None:
-        """Build every graph that sequences without a least length will need, the largest first, and on a GPU run each
-        until it is captured: nothing is built or allocated while somebody listens."""
+        """Build every graph that sequences without a least length will need, and on a GPU run each until it is
+        captured: nothing is built or allocated while somebody listens."""
         sizes = sorted({self._batch_size(n) for n in range(1, self.slots + 1)} - {1}, reverse=True)
         firsts = [(0, size) for size in sizes] + [(slot, 1) for slot in range(self.slots)]
-        for cells in self.slow.cell_counts(largest_first=True):
+        # Twice: those that were built before the memory was large enough for all are stale.
+        for cells in 2 * self.slow.cell_counts(largest_first=True):
             for tokens in reversed(PREFILL_TOKENS):
                 for slot in range(self.slots):
                     self.slow.build(slot, tokens, cells)

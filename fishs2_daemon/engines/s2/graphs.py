@@ -33,7 +33,7 @@ class Graphs:
     @property
     def n_bytes(self) -> int:
         """Memory on the device."""
-        return self._arena.n_bytes + sum(graph.n_bytes for graph in self._graphs.values())
+        return self._arena.n_bytes
 
     def clear(self) -> None:
         """Close the graphs, as before the tensors go that they are about."""

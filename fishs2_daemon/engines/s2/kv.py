@@ -16,20 +16,24 @@ _CUDA_WIDTHS = (64, 80, 96, 112, 128, 256)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """Keys and values of a slot's first positions, of every layer, apart from all slots."""
+    """Keys and values of a slot's first positions, of every layer, apart from all slots. Those of layers on another
+    device are a snapshot of their own, `lower`."""
 
     positions: int
     store: Store
     keys: tuple[Tensor, ...]  # [kv_width, positions]
     values: tuple[Tensor, ...]  # [kv_width, positions]
+    lower: "Snapshot | None" = None
 
     @property
     def n_bytes(self) -> int:
-        return self.store.n_bytes
+        return self.store.n_bytes + (self.lower.n_bytes if self.lower else 0)
 
     def close(self) -> None:
         """May be called twice."""
         self.store.close()
+        if self.lower:
+            self.lower.close()
 
 
 class KvCache:
@@ -37,7 +41,7 @@ class KvCache:
 
     def __init__(self, backend: Backend, config: TransformerConfig, *, slots: int, cells: int, dtype: DType) -> None:
         self.slots, self.cells = slots, cells
-        self._config = config
+        self._config, self._dtype = config, dtype
         self._backend = backend
         #: Whether attention is one kernel. Several take any width, and are nearer to the reference where that one
         #: computes in F16: with F16 values on a CPU, and with F32 keys on CUDA.
@@ -58,7 +62,7 @@ class KvCache:
     def position_bytes(self) -> int:
         """Of one position, in all layers."""
         config = self._config
-        return 2 * config.layers * self._keys[0].dtype.row_bytes(config.kv_width)
+        return 2 * config.layers * self._dtype.row_bytes(config.kv_width)
 
     def put(self, g: GraphBuilder, layer: int, k: Tensor, v: Tensor, rows: Tensor) -> None:
         """Write keys and values [kv_width, n] over the rows i64 [n]; what reads them comes later in the graph."""
@@ -81,7 +85,7 @@ class KvCache:
 
     def save(self, slot: int, positions: int) -> Snapshot:
         """Raises `EngineError` when the device has not enough memory."""
-        store, dtype, width = Store(self._backend), self._keys[0].dtype, self._config.kv_width
+        store, dtype, width = Store(self._backend), self._dtype, self._config.kv_width
         keys, values = (tuple(store.new(dtype, width, positions) for _ in kept) for kept in (self._keys, self._values))
         store.allocate()
         snapshot = Snapshot(positions, store, keys, values)
@@ -101,6 +105,8 @@ class KvCache:
 
     def _copy(self, slot: int, snapshot: Snapshot, *, loading: bool) -> None:
         """A graph for this once: it is small, and which snapshot meets which slot is not known before."""
+        if not self._keys:
+            return
         g = GraphBuilder(self._backend, "copy of keys and values")
         for kept, saved in ((self._keys, snapshot.keys), (self._values, snapshot.values)):
             for whole, part in zip(kept, saved, strict=True):

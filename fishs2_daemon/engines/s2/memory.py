@@ -32,13 +32,13 @@ _F16, _F32 = 2, 4
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes on the device: once, and for each slot its keys and values, and what its graphs and streams keep."""
+    """Bytes on the device: once, and for each slot its keys and values, and what its sound carries on."""
 
     weights: int
     graphs: int
     voices: int
     positions: int
-    inputs: int
+    stream: int
 
     @property
     def once(self) -> int:
@@ -46,7 +46,7 @@ class Needs:
 
     @property
     def slot(self) -> int:
-        return self.positions + self.inputs
+        return self.positions + self.stream
 
     def __str__(self) -> str:
         parts = f"weights {self.weights // _MB}, graphs {(self.graphs + _RESERVE) // _MB}, voices {self.voices // _MB}"
@@ -74,17 +74,16 @@ def needs(config: ModelConfig, weights: int, *, context: int, voices: int, fused
     cells = -(-(context + 1) // CELLS) * CELLS
     activations = tokens * (3 * slow.ffn + 4 * slow.width + 2 * slow.q_width + 2 * slow.kv_width) * _F32
     scores = 0 if fused else tokens * slow.heads * cells * _F32
-    # Each graph of a prompt has inputs of its own: for every token a mask, an embedding, a row and a position.
-    counts = [count for n in range(cells.bit_length()) if (count := CELLS << n) < cells]
-    prompts = sum(PREFILL_TOKENS) * sum(count * _F16 + slow.width * _F32 + 12 for count in [*counts, cells])
+    # The inputs of a prompt's largest graph: for every token a mask, an embedding, a row and a position.
+    inputs = tokens * (cells * _F16 + slow.width * _F32 + 12)
     codec = config.codec.quantizer_transformer
     stream = 2 * codec.layers * codec.kv_width * codec.window * _F32
     return Needs(
         weights=weights,
-        graphs=activations + scores + _codec_pass(config.codec),
+        graphs=activations + scores + inputs + _codec_pass(config.codec),
         voices=voices,
         positions=2 * slow.layers * slow.kv_width * cells * _F16,
-        inputs=prompts + stream,
+        stream=stream,
     )
 
 

@@ -85,7 +85,7 @@ class Model:
 
         `im_end` is the end token, which only the tokenizer knows; without it the transformers are left out, for those
         who want the codec alone. Tensors for whose name `skip` is true are left out, too: for those who keep them in
-        another form (`values`, `upload`). Raises `ModelFileError`, or `EngineError` when the device is too small.
+        another form (`values`, `upload`), or on another device. Raises `ModelFileError`, or `EngineError` when the device is too small.
         """
         file = GgufFile.open(path)
         try:
@@ -108,6 +108,13 @@ class Model:
 
     def has(self, name: str) -> bool:
         return name in self._tensors
+
+    @property
+    def slow_layers(self) -> range:
+        """Those of the slow transformer's layers that are on the device: all, unless some were left out."""
+        layers = self.config.slow.layers
+        held = [layer for layer in range(layers) if self.has(f"layers.{layer}.attention_norm.weight")]
+        return range(held[0], held[-1] + 1) if held else range(layers, layers)
 
     def values(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor of the file as it is, in PyTorch's order (the tensor's shape reversed)."""
@@ -170,18 +177,22 @@ class Model:
             return
         slow, fast = self.config.slow, self.config.fast
         semantic, first, last = slow.codebook_size, slow.semantic_begin, slow.semantic_end + 1
-        source = _EMBEDDINGS if slow.tied_head else _OUTPUT
-        head = self._new("slow_head", source, (slow.width, padded(semantic + 1)))
-        yield _Part(head, source, first, last)
-        yield _Part(head, source, self.im_end, self.im_end + 1, at=semantic)
-        if slow.tied_head and self._gatherable(head.dtype):
-            self._tensors["semantic_embeddings"] = head
-        else:
-            rows = self._new("semantic_embeddings", _EMBEDDINGS, (slow.width, semantic + 1), table=True)
-            yield _Part(rows, _EMBEDDINGS, first, last)
-        source = _FAST_EMBEDDINGS if fast.tied_head else _FAST_OUTPUT
-        fast_head = self._new("fast_head", source, (fast.width, padded(fast.codebook_size)))
-        yield _Part(fast_head, source, 0, fast.codebook_size)
+        head: Tensor | None = None
+        if not skip("slow_head"):
+            source = _EMBEDDINGS if slow.tied_head else _OUTPUT
+            head = self._new("slow_head", source, (slow.width, padded(semantic + 1)))
+            yield _Part(head, source, first, last)
+            yield _Part(head, source, self.im_end, self.im_end + 1, at=semantic)
+        if not skip("semantic_embeddings"):
+            if head and slow.tied_head and self._gatherable(head.dtype):
+                self._tensors["semantic_embeddings"] = head
+            else:
+                rows = self._new("semantic_embeddings", _EMBEDDINGS, (slow.width, semantic + 1), table=True)
+                yield _Part(rows, _EMBEDDINGS, first, last)
+        if not skip("fast_head"):
+            source = _FAST_EMBEDDINGS if fast.tied_head else _FAST_OUTPUT
+            fast_head = self._new("fast_head", source, (fast.width, padded(fast.codebook_size)))
+            yield _Part(fast_head, source, 0, fast.codebook_size)
 
     def _new(self, name: str, source: str, shape: tuple[int, ...], *, table: bool = False) -> Tensor:
         dtype = DType[self._file.tensors[source].type.name]

@@ -9,8 +9,10 @@ others by that piece and no more. Pure bookkeeping: it knows no model, no thread
 from dataclasses import dataclass, field
 from enum import Enum
 
+from fishs2_daemon.engines.s2.slow import PREFILL_TOKENS
+
 #: Sizes that a prompt is read in.
-PIECES = (32, 128, 512)
+PIECES = PREFILL_TOKENS
 
 #: Whoever was passed over this often, for a slot or for reading, goes before every priority.
 MOST_PASSED_OVER = 8

@@ -14,10 +14,10 @@ from fishs2_daemon.engines.s2.transformer import Pass, Transformer
 from fishs2_daemon.errors import EngineError
 
 #: Tokens of a prefill's graphs: a prompt is cut into the largest, and its rest padded to the smallest that holds it.
-PREFILL_TOKENS = (32, 128, 512)
+PREFILL_TOKENS = (32, 64, 128, 256, 512)
 
 #: As many as there are for eight slots; they share their memory.
-_PREFILL_GRAPHS = 128
+_PREFILL_GRAPHS = 256
 
 Floats = npt.NDArray[np.float32]
 Columns = npt.NDArray[np.integer]

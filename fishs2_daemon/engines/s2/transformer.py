@@ -29,16 +29,26 @@ class Pass:
 
 
 class Transformer:
-    """Layers `{prefix}layers.0` and on, without the final norm."""
+    """Layers `{prefix}layers.0` and on, or some in a row of them, without the final norm."""
 
-    def __init__(self, model: Model, prefix: str, config: TransformerConfig, rope: Rope, cache: KvCache) -> None:
+    def __init__(
+        self,
+        model: Model,
+        prefix: str,
+        config: TransformerConfig,
+        rope: Rope,
+        cache: KvCache,
+        layers: range | None = None,
+    ) -> None:
+        """`layers` are all where none are given; `cache` holds as many."""
         self.config, self.cache = config, cache
+        self.layers = range(config.layers) if layers is None else layers
         self._model, self._prefix, self._rope = model, prefix, rope
         self._qk_norms = self._joined_norms() if config.qk_norm else {}
 
     def __call__(self, g: GraphBuilder, x: Tensor, at: Pass) -> Tensor:
         """[width, tokens * batch] -> the same"""
-        for layer in range(self.config.layers):
+        for layer in self.layers:
             x = self._attention(g, layer, x, at)
             x = self._feed_forward(g, layer, x)
         return x
@@ -60,10 +70,11 @@ class Transformer:
         qk = self._rope.rotate(g, qk, both, at.rotation)  # [head_dim, heads + kv_heads, columns]
         row = qk.strides[2]
         keys = g.view(qk, (config.kv_width, columns), (row,), config.q_width * 4)
-        self.cache.put(g, layer, keys, values, at.rows)
+        kept = layer - self.layers.start
+        self.cache.put(g, kept, keys, values, at.rows)
         shape = (config.head_dim, at.tokens, config.heads, at.batch)
         queries = g.view(qk, shape, (row, config.head_dim * 4, row * at.tokens))
-        out = self.cache.attend(g, layer, queries, at.mask, first=at.first, cells=at.cells)
+        out = self.cache.attend(g, kept, queries, at.mask, first=at.first, cells=at.cells)
         return g.add(self._linear(g, out, f"{name}.wo"), x)
 
     def _feed_forward(self, g: GraphBuilder, layer: int, x: Tensor) -> Tensor:
@@ -85,6 +96,6 @@ class Transformer:
             str(layer): np.concatenate(
                 [np.tile(self._model.values(name.format(layer, part)), (n, 1)) for part, n in heads.items()]
             )
-            for layer in range(config.layers)
+            for layer in self.layers
         }  # [heads + kv_heads, head_dim]
-        return {int(layer): table for layer, table in self._model.upload(tables).items()}
+        return {int(layer): table for layer, table in self._model.upload(tables).items()} if tables else {}

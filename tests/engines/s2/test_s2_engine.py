@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import wave
@@ -26,8 +27,8 @@ from fishs2_daemon.engines.s2.tiny import TINY, make_model
 from fishs2_daemon.errors import EngineError, EngineUnavailable, MissingTranscript
 from fishs2_daemon.service import SpeechService
 from fishs2_daemon.sockets import listen_tcp
-from fishs2_daemon.speech import SamplingOverrides, SpeechRequest
-from fishs2_daemon.worker.supervisor import Supervisor
+from fishs2_daemon.speech import EngineState, SamplingOverrides, SpeechRequest
+from fishs2_daemon.worker.pool import WorkerPool
 from fishs2_daemon.wyoming_server.server import WyomingServer
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -66,7 +67,7 @@ def settings_of(folder: Path, **settings: object) -> dict[str, object]:
 
 
 @asynccontextmanager
-async def speaking(folder: Path, **settings: object) -> AsyncIterator[tuple[SpeechService, Supervisor]]:
+async def speaking(folder: Path, **settings: object) -> AsyncIterator[tuple[SpeechService, WorkerPool]]:
     async with running_service(configuration.load(**settings_of(folder, **settings))) as (service, supervisor):
         yield service, supervisor
 
@@ -240,3 +241,19 @@ async def test_a_backend_that_it_does_not_know_is_refused_with_those_it_does(fol
     with pytest.raises(EngineError, match="allowed: auto, cuda, cpu"):
         await engine.load(lambda what, fraction: None)
     await engine.close()
+
+
+async def test_two_workers_share_the_texts_and_one_that_dies_leaves_the_other(folder: Path) -> None:
+    async with speaking(folder, gpu_device=[0, 1], slots=1) as (service, workers):
+        async with asyncio.timeout(60):
+            while (await workers.ready(60)).slots < 2:
+                await workers.wait_for_change(1)
+        assert len({member.pid for member in workers.members}) == 2
+        alone = await spoken(service, "Hello there.")
+        together = await asyncio.gather(*(spoken(service, "Hello there.") for _ in range(4)))
+        assert all(is_same(alone, each) for each in together)
+        gone = workers.members[0].pid
+        assert gone
+        os.kill(gone, signal.SIGKILL)
+        assert is_same(await spoken(service, "Hello there."), alone)
+        assert service.state is EngineState.READY

@@ -21,7 +21,7 @@ from fishs2_daemon.engines.s2.tiny_geometry import S2_PRO
 from fishs2_daemon.errors import EngineError
 
 MB = 1 << 20
-NEEDS = Needs(weights=5000 * MB, graphs=300 * MB, voices=500 * MB, positions=600 * MB, inputs=50 * MB)
+NEEDS = Needs(weights=5000 * MB, graphs=300 * MB, voices=500 * MB, positions=600 * MB, stream=50 * MB)
 ONCE = 5800 * MB + _RESERVE
 
 #: S2 Pro's proportions; a transformer whose graphs are larger than their headers.
@@ -125,7 +125,7 @@ def test_graphs_and_streams_are_told_within_a_factor_of_two(
         decoder.warm(slots)
         told = needs(SCALED.config(), 0, context=context, voices=0, fused=generator.slow.cache.fused)
         taken = generator.n_bytes - generator.slow.cache.n_bytes + decoder.n_bytes
-    assert taken / 2 < told.graphs + slots * told.inputs < taken * 2
+    assert taken / 2 < told.graphs + slots * told.stream < taken * 2
 
 
 def test_weights_are_those_that_lie_on_the_device(backend: Backend, scaled: Path) -> None:
@@ -149,4 +149,4 @@ def test_s2_pro_fits_where_it_is_said_to() -> None:
     assert told.positions == 641_728_512
     # The decoder's graphs take 82 MB; measured.
     assert 80 * MB < told.graphs < 230 * MB
-    assert told.inputs < 80 * MB
+    assert told.stream < 10 * MB

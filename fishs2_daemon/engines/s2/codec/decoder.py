@@ -100,9 +100,10 @@ class Decoder:
         return list(np.concatenate(pieces, axis=1))
 
     def warm(self, streams: int) -> None:
-        """Build the graphs for one, two, four, ... up to so many streams, the largest first."""
+        """Build the graphs for one, two, four, ... up to so many streams."""
         counts = [1 << n for n in reversed(range(streams.bit_length()))]
-        for count in counts:
+        # Twice: those that were built before the memory was large enough for all are stale.
+        for count in 2 * counts:
             for frames in dict.fromkeys(frames_at_once(n, count) for n in FRAME_COUNTS):
                 self._streams.build(frames, count)
 

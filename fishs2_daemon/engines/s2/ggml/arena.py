@@ -1,4 +1,4 @@
-"""Memory for intermediate results that several graphs take turns in."""
+"""Memory for inputs and intermediate results that several graphs take turns in."""
 
 from typing import Any
 
@@ -22,11 +22,30 @@ class Arena:
         self._allocator = native.ffi.gc(allocator, native.ggml_gallocr_free)
         self._context = new_context(native, native.ggml_graph_overhead_custom(1, False) + 1024)
         self._nothing = native.ggml_new_graph_custom(self._context, 1, False)
+        self._inputs: Any = None
+        self._inputs_size = 0
         self._closed = False
 
     @property
     def n_bytes(self) -> int:
-        return 0 if self._closed else int(self.backend.native.ggml_gallocr_get_buffer_size(self._allocator, 0))
+        if self._closed:
+            return 0
+        return int(self.backend.native.ggml_gallocr_get_buffer_size(self._allocator, 0)) + self._inputs_size
+
+    def inputs(self, size: int) -> Any:
+        """A buffer of at least so many bytes for the inputs of a graph, which fills them before each of its runs; NULL
+        when the device has not enough memory."""
+        native, ffi = self.backend.native, self.backend.native.ffi
+        if self._closed:
+            raise EngineError("the memory of these graphs was given back")
+        if size > self._inputs_size:
+            self.generation += 1
+            self._release_inputs()
+            buffer = native.ggml_backend_buft_alloc_buffer(self.backend.buffer_type, size)
+            if buffer == ffi.NULL:
+                return buffer
+            self._inputs, self._inputs_size = ffi.gc(buffer, native.ggml_backend_buffer_free), size
+        return self._inputs
 
     def place(self, graph: Any) -> bool:
         """Give the graph's tensors their addresses; False when the device has not enough memory."""
@@ -47,5 +66,12 @@ class Arena:
         if not self._closed:
             self._closed = True
             self.generation += 1
+            self._release_inputs()
             self.backend.native.ffi.release(self._allocator)
             self.backend.native.ffi.release(self._context)
+
+    def _release_inputs(self) -> None:
+        if self._inputs is not None:
+            self.backend.synchronize()
+            self.backend.native.ffi.release(self._inputs)
+            self._inputs, self._inputs_size = None, 0

@@ -116,7 +116,7 @@ class Graph:
         self.inputs: dict[str, NDArray[Any]] = {}
         #: Operations, views included.
         self.n_nodes = 0
-        #: Device memory of inputs, and of intermediate results where no arena holds them.
+        #: Device memory that is the graph's own: none where an arena was given.
         self.n_bytes = 0
         self._backend = backend
         self._native = backend.native
@@ -196,9 +196,7 @@ class Graph:
             self._closed = True
             if self._shared is None:
                 self._arena.close()
-            for owned in (self._buffer, self._graph_context):
-                if owned is not None:
-                    self._native.ffi.release(owned)
+            self._native.ffi.release(self._graph_context)
             self._contexts.close()
 
     def __enter__(self) -> "Graph":
@@ -215,14 +213,11 @@ class Graph:
             total += -(-value.tensor.n_bytes // _INPUT_ALIGNMENT) * _INPUT_ALIGNMENT
         self._staging = np.zeros(total, np.uint8)
         self._bytes = ffi.from_buffer(self._staging)
-        self._buffer: Any = None
-        self.n_bytes += total
         if not total:
             return
-        buffer = native.ggml_backend_buft_alloc_buffer(self._backend.buffer_type, total)
+        buffer = self._arena.inputs(total)
         if buffer == ffi.NULL:
             raise self._out_of_memory()
-        self._buffer = ffi.gc(buffer, native.ggml_backend_buffer_free)
         base = ffi.cast("char *", native.ggml_backend_buffer_get_base(buffer))
         self._blob = native.ggml_new_tensor_4d(self._contexts.room(), int(DType.I8), total, 1, 1, 1)
         native.ggml_backend_tensor_alloc(buffer, self._blob, base)
