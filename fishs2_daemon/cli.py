@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fishs2_daemon import __version__, configuration, logs
+from fishs2_daemon import __version__, configuration, logs, voices_cli
 from fishs2_daemon.errors import ConfigError, Fishs2Error
 
 #: sysexits.h: a setting is wrong. The unit does not restart the daemon then.
@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 
 Voice = Annotated[str | None, typer.Option("--voice", metavar="ID", help="See `fishs2-daemon voices`.")]
-Engine = Annotated[str | None, typer.Option(metavar="NAME", help="auto, espeak, or s2 (not finished).")]
+Engine = Annotated[str | None, typer.Option(metavar="NAME", help="auto, espeak or s2.")]
 LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR.")]
 
 
@@ -86,19 +86,7 @@ def say(
     asyncio.run(saying.say(settings, text, voice, output))
 
 
-@app.command()
-def voices(
-    language: Annotated[str | None, typer.Argument(help="Only this language, such as `en` or `pt-BR`.")] = None,
-    engine: Engine = None,
-    log_level: LogLevel = "WARNING",
-) -> None:
-    """List the voices: id, languages, description."""
-    from fishs2_daemon import say as saying
-
-    settings = configuration.load(engine=engine, log_level=log_level)
-    logs.configure(settings)
-    for entry in asyncio.run(saying.voices(settings, language)):
-        typer.echo(f"{entry.id:<20} {', '.join(entry.languages):<16} {entry.description}")
+app.add_typer(voices_cli.app, name="voices")
 
 
 @app.command()

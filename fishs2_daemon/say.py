@@ -60,13 +60,15 @@ async def say(settings: Settings, text: str, voice: str | None, output: str | No
 
 
 async def voices(settings: Settings, language: str | None) -> list[Voice]:
-    """All voices of the engine, or those that speak `language`."""
-    async with running_service(settings) as (_, supervisor):
-        engine = await supervisor.ready(settings.worker_start_timeout_s)
+    """All voices, or those that speak `language`."""
+    async with running_service(settings) as (service, workers):
+        await workers.ready(settings.worker_start_timeout_s)
+        await service.refresh()
+        known = service.voices()
     wanted = (language or "").replace("_", "-").lower()
     return [
         voice
-        for voice in engine.voices
+        for voice in known
         if not wanted or wanted in (voice.id, *(tag.lower() for tag in voice.languages))
     ]
 

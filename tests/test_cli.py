@@ -20,7 +20,10 @@ import pytest
 from fishs2_daemon import __version__, cli, configuration
 
 SCRIPT = str(Path(sysconfig.get_path("scripts"), "fishs2-daemon"))
-COMMANDS = sorted(command.name or getattr(command.callback, "__name__", "") for command in cli.app.registered_commands)
+COMMANDS = sorted(
+    [command.name or getattr(command.callback, "__name__", "") for command in cli.app.registered_commands]
+    + [group.name or "" for group in cli.app.registered_groups]
+)
 
 #: Minutes of speech: what runs is still running when a test interrupts it.
 LONG = "This is a sentence that goes on for a while, and then it ends. " * 1500
@@ -30,8 +33,9 @@ ENGINE = """
 import asyncio, sys
 from fishs2_daemon.engines.base import Utterance
 from fishs2_daemon.engines.espeak import EspeakEngine
+from fishs2_daemon.text.phrase import Phrase
 async def phrases():
-    yield sys.argv[2]
+    yield Phrase(sys.argv[2])
 async def main():
     engine = EspeakEngine()
     info = await engine.load(lambda what, fraction: None)
@@ -326,15 +330,44 @@ def test_voices_lists_every_voice_with_its_languages_and_description() -> None:
 
 @pytest.mark.parametrize("language", ["pt-BR", "pt_br", "PT-br"])
 def test_voices_of_one_language_are_told_however_it_is_written(language: str) -> None:
-    assert [line.split()[0] for line in succeeded(run("voices", language)).splitlines()] == ["pt-br"]
+    assert [line.split()[0] for line in succeeded(run("voices", "list", language)).splitlines()] == ["pt-br"]
 
 
 def test_voices_of_a_language_include_its_regions() -> None:
-    assert [line.split()[0] for line in succeeded(run("voices", "pt")).splitlines()] == ["pt", "pt-br"]
+    assert [line.split()[0] for line in succeeded(run("voices", "list", "pt")).splitlines()] == ["pt", "pt-br"]
 
 
 def test_a_language_that_no_voice_speaks_has_no_lines() -> None:
-    assert succeeded(run("voices", "tlh-Latn")) == ""
+    assert succeeded(run("voices", "list", "tlh-Latn")) == ""
+
+
+def tone(name: str) -> None:
+    """A second of a tone."""
+    with wave.open(name, "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(b"\x00\x20" * 40 + (b"\x00\x20\x00\xe0" * 4000))
+
+
+def test_a_voice_is_added_listed_renamed_and_removed() -> None:
+    tone("Clip 1.wav")
+    added = succeeded(run("voices", "add", "Anna", "Clip 1.wav", "--text", "Good morning.", "--language", "de"))
+    assert added.startswith("anna: stored in ")
+    assert Path("voices/anna/meta.json").is_file()
+    assert succeeded(run("voices")).splitlines()[0].split()[:2] == ["anna", "de"]
+    assert "there is a voice 'anna' already" in refused(run("voices", "add", "anna", "Clip 1.wav", "--text", "x"), 1)
+    succeeded(run("voices", "add", "anna", "Clip 1.wav", "--text", "Good evening.", "--replace"))
+    assert succeeded(run("voices", "rename", "anna", "Ben")) == "ben: was anna\n"
+    told = run("say", "Hallo", "--voice", "ben", "-o", "hallo.wav")
+    assert told.returncode == 0
+    assert b"it speaks for 'ben' in a voice of its own" in told.stderr
+    assert succeeded(run("voices", "remove", "ben")) == "ben: removed\n"
+    assert "there is no stored voice 'ben'" in refused(run("voices", "remove", "ben"), 1)
+
+
+def test_what_is_no_recording_is_not_stored() -> None:
+    Path("clip.wav").write_bytes(b"no sound")
+    assert "clip.wav" in refused(run("voices", "add", "anna", "clip.wav", "--text", "x"), 1)
+    assert not list(Path().glob("voices/[!.]*"))
 
 
 # Doctor
