@@ -167,6 +167,7 @@ def test_commands_are_those_of_the_command_line() -> None:
     told = re.search(r"^The commands are .*?\. ", _section("Hear it"), re.S | re.M)
     assert told
     commands = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    commands |= {group.name for group in cli.app.registered_groups}
     assert set(re.findall(r"`(\w+)`", told[0])) == commands
 
 

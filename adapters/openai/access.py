@@ -25,6 +25,9 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.~-]+)?\]|[^\[\]:@/\s]+)(?::(\d{1,5
 _HEADER_LIST = re.compile(r"[A-Za-z0-9\-, ]{1,1024}")
 _PREFLIGHT_AGE_S = 600
 
+#: What pages may read of an answer's head beside what every page may.
+_READABLE_HEADERS = "Retry-After, Content-Disposition, X-Fishs2-Engine, X-Fishs2-Voice"
+
 
 async def check(request: Request) -> HTTPResponse | None:
     """Request middleware: None lets the request in, a CORS preflight is answered, anything else raises `HttpError`."""
@@ -57,7 +60,7 @@ def cors_headers(request: Request) -> dict[str, str]:
         return {"vary": "Origin"}
     return {
         "access-control-allow-origin": origin,
-        "access-control-expose-headers": f"{settings.request_id_header}, Retry-After",
+        "access-control-expose-headers": f"{settings.request_id_header}, {_READABLE_HEADERS}",
         "vary": "Origin",
     }
 
@@ -117,7 +120,7 @@ def _is_listed(origin: str, settings: Settings) -> bool:
 
 def _preflight(request: Request) -> HTTPResponse:
     headers = {
-        "access-control-allow-methods": "GET, HEAD, POST",
+        "access-control-allow-methods": "GET, HEAD, POST, PATCH, DELETE",
         "access-control-max-age": str(_PREFLIGHT_AGE_S),
     }
     wanted = request.headers.getone("access-control-request-headers", "")

@@ -5,7 +5,7 @@ import logging
 import re
 from asyncio import CancelledError
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from sanic import HTTPResponse, Request
 from sanic.exceptions import MethodNotAllowed, SanicException
@@ -62,7 +62,9 @@ class ErrorObjects(ErrorHandler):
                 _log.warning("id=%s %s: %s", request_id(request), error.code, exception)
         elif not isinstance(exception, HttpError | SanicException | CancelledError):
             _log.error("id=%s unexpected error", request_id(request), exc_info=exception)
-        return error.response()
+        # What the URL is for tells whose shape the error has, even where its handler was not reached.
+        route = getattr(request.ctx, "door_route", None)
+        return error.response() if route is None else cast(HTTPResponse, route.error_response(error))
 
 
 def as_http_error(exception: BaseException) -> HttpError:

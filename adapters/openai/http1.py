@@ -6,19 +6,26 @@
 import logging
 import re
 from time import perf_counter
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
-from sanic.exceptions import BadRequest, PayloadTooLarge
+from sanic.exceptions import BadRequest, PayloadTooLarge, SanicException
 from sanic.headers import format_http1_response
 from sanic.helpers import has_message_body
 from sanic.http import Http, Stage
 
 from adapters.openai.access import cors_headers
-from adapters.openai.context import DoorContext
+from adapters.openai.context import DoorContext, max_text_body_bytes
 from adapters.openai.errors import HttpError
 from adapters.openai.identity import request_id
 
+if TYPE_CHECKING:
+    from adapters.openai.routes import Route
+
 _log = logging.getLogger(__name__)
+
+#: An answered request's body is read to its end up to this size, so that the connection can go on; a larger one ends
+#: it.
+MAX_LEFTOVER_BYTES = 65536
 
 _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(_NAME + r" (?:\*|(?:https?://[\x21-\x2e\x30-\x3e\x40-\x7e]+)?/[\x21-\x7e]*) HTTP/1\.[01]")
@@ -41,7 +48,7 @@ class Connection(Protocol):
 
     def wait_for_request(self) -> None: ...
     def request_began(self) -> None: ...
-    def header_complete(self) -> None: ...
+    def header_complete(self, body_timeout_s: float) -> None: ...
     def body_complete(self) -> None: ...
     def answered(self, status: int) -> None: ...
 
@@ -71,7 +78,6 @@ class DoorHttp(Http):
         super().init_for_request()
         self._shown = "-"
         self._status = 0
-        self.request_max_size = self._connection.context.max_body_bytes
         self._connection.wait_for_request()
 
     async def http1_request_header(self) -> None:
@@ -89,9 +95,13 @@ class DoorHttp(Http):
             self.create_empty_request()
             raise BadRequest("Bad header")
         self._shown = f"{self.request.method} {self.request.path}"
-        if (self.request_bytes or 0) > self._connection.context.max_body_bytes:
+        settings = self._connection.context.settings
+        route = self._route()
+        self.request.ctx.door_route = route
+        self.request_max_size = route.max_body_bytes(settings) if route else max_text_body_bytes(settings)
+        if (self.request_bytes or 0) > self.request_max_size:
             raise PayloadTooLarge("Request body too large")
-        self._connection.header_complete()
+        self._connection.header_complete(max(settings.body_timeout_s, route.body_timeout_s if route else 0.0))
 
     async def read(self) -> bytes | None:
         data = await super().read()
@@ -110,6 +120,8 @@ class DoorHttp(Http):
         if context.draining or self.expecting_continue:
             # A body that waits for its 100 may come or not, so nobody knows where the next request begins.
             self.expecting_continue = self.keep_alive = False
+        if self.request_body and (self.request_bytes or 0) > MAX_LEFTOVER_BYTES:
+            self.keep_alive = False
         if not self.keep_alive:
             # Sanic would wait for the rest of it, with no end; the protocol lingers instead.
             self.request_body = None
@@ -153,6 +165,14 @@ class DoorHttp(Http):
         if not (_HEX if base == 16 else _DECIMAL).fullmatch(value):
             raise ValueError(value)
         return int(value, base)
+
+    def _route(self) -> "Route | None":
+        """What the URL leads to; None where that is an error, which Sanic raises when it looks for itself."""
+        try:
+            found, _, _ = self.request.app.router.get(self.request.path, self.request.method, None)
+        except SanicException:
+            return None
+        return cast("Route", found.ctx.door)
 
     def _log_request(self) -> None:
         began, self._began = self._began, None

@@ -26,8 +26,10 @@ from fishs2_daemon.settings import ENV_PREFIX, Settings
 #: A connection without a request is closed after this; clients keep theirs for 5 (httpx) to 60 s (curl, aiohttp).
 IDLE_TIMEOUT_S = 75.0
 
-#: After an error, what the peer still sends is read and dropped this long: a reset would overtake the answer.
+#: After an error, what the peer still sends is read and dropped until it pauses this long, since a reset would overtake
+#: the answer; and no longer than the second, in which a gigabyte comes over a home's network.
 LINGER_S = 1.0
+LINGER_MOST_S = 10.0
 
 #: Refused connections that may linger at once; further ones are dropped without a word.
 MAX_REFUSED = 64
@@ -40,7 +42,7 @@ class DoorProtocol(HttpProtocol):
     """Sanic's HTTP/1 connection with total deadlines in place of its own, which every byte resets."""
 
     HTTP_CLASS = DoorHttp
-    __slots__ = ("_alarm", "_began", "_failed", "_lingering", "_refused", "context", "peer")
+    __slots__ = ("_alarm", "_began", "_failed", "_lingering", "_lingering_ends", "_refused", "context", "peer")
 
     transport: Any
 
@@ -51,6 +53,7 @@ class DoorProtocol(HttpProtocol):
         self._began = 0.0
         self._failed = False
         self._lingering = False
+        self._lingering_ends = 0.0
         self._refused = False
         self.peer = ""
 
@@ -69,9 +72,9 @@ class DoorProtocol(HttpProtocol):
         self._began = self.loop.time()
         self._alarm_in(self._settings.header_timeout_s, self._header_late)
 
-    def header_complete(self) -> None:
-        left_s = self._began + self._settings.body_timeout_s - self.loop.time()
-        self._alarm_in(max(0.0, left_s), self._body_late)
+    def header_complete(self, body_timeout_s: float) -> None:
+        left_s = self._began + body_timeout_s - self.loop.time()
+        self._alarm_in(max(0.0, left_s), lambda: self._body_late(body_timeout_s))
         self.transport.resume_reading()
 
     def body_complete(self) -> None:
@@ -131,6 +134,7 @@ class DoorProtocol(HttpProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._lingering:
+            self._alarm_in(min(LINGER_S, max(0.0, self._lingering_ends - self.loop.time())), self.transport.abort)
             return
         super().data_received(data)
         # While an answer runs nobody reads further requests, and the transport must not stay paused, see above.
@@ -150,7 +154,7 @@ class DoorProtocol(HttpProtocol):
     def close(self, timeout: float | None = None) -> None:
         self._disarm()
         if self._failed and self.transport is not None and not self.transport.is_closing():
-            self._linger()
+            self._linger(LINGER_MOST_S)
         else:
             super().close(self._settings.write_timeout_s if timeout is None else timeout)
 
@@ -184,10 +188,11 @@ class DoorProtocol(HttpProtocol):
         response.headers.update({"connection": "close", "content-length": str(len(body))})
         response.headers[self._settings.request_id_header] = new_id()
         transport.write(format_http1_response(error.status, response.processed_headers) + body)
-        self._linger()
+        self._linger(LINGER_S)
 
-    def _linger(self) -> None:
+    def _linger(self, most_s: float) -> None:
         self._lingering = True
+        self._lingering_ends = self.loop.time() + most_s
         self.transport.resume_reading()
         self.transport.write_eof()
         self._alarm_in(LINGER_S, self.transport.abort)
@@ -204,11 +209,11 @@ class DoorProtocol(HttpProtocol):
     def _header_late(self) -> None:
         self._fail(_late("header", self._settings.header_timeout_s))
 
-    def _body_late(self) -> None:
+    def _body_late(self, timeout_s: float) -> None:
         if self.http is None or not self.http.request_body:
             return
         if self.http.stage is Stage.HANDLER:
-            self._fail(_late("body", self._settings.body_timeout_s))
+            self._fail(_late("body", timeout_s))
         else:
             self.transport.abort()
 

@@ -4,26 +4,40 @@ import asyncio
 import itertools
 import logging
 import socket
+from collections.abc import Sequence
 from typing import Any, cast
 
 from sanic import Sanic
 from sanic.config import Config
 
-from adapters.openai import access, models, speech, status
+from adapters.openai import access, docs, models, speech, status, uploads, voices
 from adapters.openai.context import DoorContext
 from adapters.openai.errors import ErrorObjects
+from adapters.openai.http1 import MAX_LEFTOVER_BYTES
 from adapters.openai.protocol import DoorProtocol
+from adapters.openai.routes import Route, everywhere
+from fishs2_daemon.references import References
 from fishs2_daemon.service import SpeechService
 from fishs2_daemon.settings import Settings
 
 _READ = ("GET", "HEAD")
-_ROUTES: tuple[tuple[Any, tuple[str, ...], tuple[str, ...]], ...] = (
-    (status.health, _READ, ("/health",)),
-    (status.ready, _READ, ("/ready",)),
-    (status.metrics, _READ, ("/metrics",)),
-    (models.list_models, _READ, ("/v1/models", "/models")),
-    (models.retrieve_model, _READ, ("/v1/models/<model_id:path>", "/models/<model_id:path>")),
-    (speech.speak, ("POST",), ("/v1/audio/speech", "/audio/speech")),
+_VOICES = everywhere("/audio/voices", "/voices", "/files")
+_VOICE = tuple(f"{path}/<voice_id:path>" for path in _VOICES)
+
+ROUTES: tuple[Route, ...] = (
+    Route(status.health, _READ, ("/health",)),
+    Route(status.ready, _READ, ("/ready",)),
+    Route(status.metrics, _READ, ("/metrics",)),
+    Route(docs.page, _READ, ("/docs",)),
+    Route(docs.to_page, _READ, ("/",)),
+    Route(docs.document, _READ, ("/openapi.json",)),
+    Route(models.list_models, _READ, everywhere("/models")),
+    Route(models.retrieve_model, _READ, everywhere("/models/<model_id:path>")),
+    Route(speech.speak, ("POST",), everywhere("/audio/speech"), True, speech.max_body_bytes),
+    Route(voices.list_voices, _READ, _VOICES),
+    Route(voices.create_voice, ("POST",), _VOICES, True, uploads.max_body_bytes, uploads.TIMEOUT_S),
+    Route(voices.retrieve_voice, _READ, _VOICE),
+    Route(voices.delete_voice, ("DELETE",), _VOICE),
 )
 
 _BACKLOG = 256
@@ -35,11 +49,11 @@ _numbers = itertools.count(1)
 
 
 class HttpDoor:
-    """Serves one listening socket. Several doors may live in one process."""
+    """Serves one listening socket. Several doors may live in one process. `more_routes` are those of other APIs."""
 
-    def __init__(self, service: SpeechService, settings: Settings) -> None:
-        self._context = DoorContext(service, settings)
-        self._app = _app(self._context)
+    def __init__(self, service: SpeechService, settings: Settings, more_routes: Sequence[Route] = ()) -> None:
+        self._context = DoorContext(service, settings, References(settings))
+        self._app = _app(self._context, (*ROUTES, *more_routes))
         self._server: Any = None
 
     async def start(self, sock: socket.socket) -> None:
@@ -79,6 +93,7 @@ class HttpDoor:
         for transport in list(self._context.refused):
             cast(asyncio.Transport, transport).abort()
         await self._all_gone(_LAST_WORDS_S)
+        await self._context.close()
         Sanic.unregister_app(self._app)
 
     def _connections(self) -> list[DoorProtocol]:
@@ -93,13 +108,14 @@ class HttpDoor:
             return
 
 
-def _app(context: DoorContext) -> Sanic[Config, DoorContext]:
+def _app(context: DoorContext, routes: Sequence[Route]) -> Sanic[Config, DoorContext]:
     config = Config(env_prefix=None)
     config.update(
         ACCESS_LOG=False,
         AUTO_EXTEND=False,
         LOG_EXTRA=False,
         MOTD=False,
+        REQUEST_MAX_SIZE=MAX_LEFTOVER_BYTES,
         # It rewrites methods of Sanic's classes, which works once in a process.
         TOUCHUP=False,
     )
@@ -108,7 +124,8 @@ def _app(context: DoorContext) -> Sanic[Config, DoorContext]:
         # Below that Sanic only repeats what is logged here, and praises its own development mode on a terminal.
         logging.getLogger(logger).setLevel(logging.ERROR)
     app.register_middleware(access.check, "request")
-    for handler, methods, paths in _ROUTES:
-        for path in paths:
-            app.add_route(handler, path, methods, name=f"{handler.__name__}{path.count('/v1')}")
+    for number, route in enumerate(routes):
+        for variant, path in enumerate(route.paths):
+            name = f"{route.handler.__name__}-{number}-{variant}"
+            app.add_route(route.handler, path, route.methods, name=name, stream=route.reads_body, ctx_door=route)
     return app

@@ -1,101 +1,81 @@
 """`POST /v1/audio/speech`."""
 
 import asyncio
-import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import cast
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from sanic import HTTPResponse, Request
-from sanic.exceptions import RequestCancelled
 
-from adapters.openai.context import context_of
-from adapters.openai.errors import as_http_error
-from adapters.openai.identity import request_id
+from adapters.openai.answers import MAX_WHOLE_BYTES, send_speech
+from adapters.openai.bodies import body_of
+from adapters.openai.context import DoorContext, context_of, max_text_body_bytes
+from adapters.openai.errors import HttpError
+from adapters.openai.instructions import Instructions, style_of
 from adapters.openai.models import find_model
-from adapters.openai.protocol import DoorProtocol
-from adapters.openai.schemas import PRESET_VOICES, SpeechBody
-from fishs2_daemon.audio import wav
-from fishs2_daemon.audio.convert import PcmConverter
-from fishs2_daemon.errors import EngineError, Fishs2Error
-from fishs2_daemon.speech import Pcm, SpeechRequest, Voice
+from adapters.openai.schemas import CONTROL_CHARS, PRESET_VOICES, SpeechBody
+from adapters.openai.sse import SpeechEvents
+from fishs2_daemon.audio.chain import Output
+from fishs2_daemon.audio.formats import encoding
+from fishs2_daemon.errors import UnknownVoice
+from fishs2_daemon.references import Recording
+from fishs2_daemon.settings import Settings
+from fishs2_daemon.speech import Clip, Priority, SamplingOverrides, SpeechRequest
+from fishs2_daemon.voices.meta import StoredVoice
 
-_log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from fishs2_daemon.service import SpeechService
 
 #: OpenAI's pcm has no header, so its rate is part of the contract.
 PCM_RATE = 24000
 
-#: An answer that is to come whole is held up to this size, six minutes at 22 kHz; a longer one goes on as a stream.
-MAX_WHOLE_BYTES = 16 * 1024 * 1024
+#: Inline recordings of one request, decoded: two minutes of 16-bit mono at 44.1 kHz, and half as much again.
+INLINE_BYTES = 16 * 1024 * 1024
+
+#: A body that is parsed on the loop; a larger one holds nobody else up.
+_SMALL_BODY_BYTES = 64 * 1024
+
+
+def max_body_bytes(settings: Settings) -> int:
+    return max_text_body_bytes(settings) + INLINE_BYTES * 4 // 3
 
 
 async def speak(request: Request) -> HTTPResponse | None:
-    """The head goes out with the first audio, so whatever fails before has a status of its own."""
-    context = context_of(request)
-    body = SpeechBody.parse(request.body)
-    find_model(context.settings, body.model)
-    spoken = SpeechRequest(body.input, voice=_voice(body.voice, context.service.voices()))
-    async with aclosing(context.service.speak(spoken)) as blocks:
-        first = await anext(blocks, None)
-        if first is None:
-            raise EngineError("The engine made no audio.")
-        converter = await _converter(first.sample_rate, body)
-        async with aclosing(_converted(first, blocks, converter)) as audio:
-            return await _send(request, audio, body, first.sample_rate)
+    """Errors come in this order: body, format, instructions, model, voice, transcript, recording, synthesis."""
+    async with body_of(request, max_body_bytes(context_of(request).settings)) as data:
+        body = await _parsed(data)
+        del data
+        wishes = Instructions.parse(body.instructions)
+        output = _output(request, body)
+        find_model(context_of(request).settings, body.model)
+        recordings = await _recordings(body, wishes)
+    body.references.clear()
+    async with _spoken(context_of(request), body, wishes, recordings) as spoken:
+        del recordings
+        events = SpeechEvents(body.input) if body.stream_format == "sse" else None
+        return await send_speech(request, spoken, output, events=events)
 
 
-async def _send(
-    request: Request, audio: AsyncGenerator[bytes, None], body: SpeechBody, rate: int
-) -> HTTPResponse | None:
-    bound = 0 if _wants_stream(request, body) else MAX_WHOLE_BYTES
-    content_type = f"audio/{body.response_format}"
-    held = bytearray()
-    async for samples in audio:
-        held += samples
-        if len(held) > bound:
-            break
-    else:
-        head = wav.header(rate, len(held)) if body.response_format == "wav" else b""
-        return HTTPResponse(head + held, content_type=content_type)
-    response = await request.respond(content_type=content_type)
-    if body.response_format == "wav":
-        held[:0] = wav.header(rate, None)
-    # The edge: with the status out, a broken body is all that is left to say of an error.
-    try:
-        await response.send(bytes(held))
-        del held
-        async for samples in audio:
-            if samples:
-                await response.send(samples)
-    except Exception as error:
-        unexpected = None if isinstance(error, Fishs2Error) else error
-        code, name = as_http_error(error).code, request_id(request)
-        _log.error("id=%s broken off, %s: %s", name, code, error, exc_info=unexpected)
-        cast(DoorProtocol, request.protocol).break_off()
-        raise RequestCancelled from error
-    return None
+async def _parsed(data: bytes) -> SpeechBody:
+    return SpeechBody.parse(data) if len(data) <= _SMALL_BODY_BYTES else await asyncio.to_thread(SpeechBody.parse, data)
 
 
-async def _converter(source_rate: int, body: SpeechBody) -> PcmConverter:
-    target_rate = PCM_RATE if body.response_format == "pcm" else source_rate
-    if (source_rate, 1.0) == (target_rate, body.speed):
-        return PcmConverter(source_rate, target_rate)
-    # The first one loads PyAV, for which nobody else should wait.
-    return await asyncio.to_thread(PcmConverter, source_rate, target_rate, body.speed)
-
-
-async def _converted(
-    first: Pcm, blocks: AsyncGenerator[Pcm, None], converter: PcmConverter
-) -> AsyncGenerator[bytes, None]:
-    yield converter.feed(first.samples)
-    async for block in blocks:
-        if block.sample_rate != first.sample_rate:
-            raise EngineError("The engine changed its sample rate.")
-        yield converter.feed(block.samples)
-    yield converter.flush()
+def _output(request: Request, body: SpeechBody) -> Output:
+    own_rate = PCM_RATE if body.response_format == "pcm" else None
+    return Output(
+        encoding(body.response_format, own_rate if body.sample_rate is None else body.sample_rate),
+        body.pace,
+        body.prosody.volume,
+        body.prosody.normalize_loudness,
+        hold_bytes=0 if _wants_stream(request, body) else MAX_WHOLE_BYTES,
+    )
 
 
 def _wants_stream(request: Request, body: SpeechBody) -> bool:
+    if body.stream_format == "sse":
+        return True
     if body.stream is not None:
         return body.stream
     # `with_streaming_response` of OpenAI's client shows in this header alone.
@@ -103,7 +83,91 @@ def _wants_stream(request: Request, body: SpeechBody) -> bool:
     return body.response_format == "pcm" or body.stream_format == "audio" or streaming_client
 
 
-def _voice(asked: str, voices: tuple[Voice, ...]) -> str | None:
-    if any(voice.id == asked for voice in voices):
+async def _recordings(body: SpeechBody, wishes: Instructions) -> list[Recording]:
+    """Those to clone for this request alone, of speaker 0, 1, ..."""
+    said = _transcript(body, wishes)
+    if body.references:
+        return [
+            Recording(
+                await asyncio.to_thread(_decoded, each.audio, f"references.{number}.audio"), each.text.strip() or said
+            )
+            for number, each in enumerate(body.references)
+        ]
+    for name in ("reference_audio", "prompt_audio", "ref_audio"):
+        if given := getattr(body, name).strip():
+            return [Recording(given, said, name)]
+    if body.speaker_wav and (given := body.speaker_wav[0].strip()):
+        return [Recording(given, said, "speaker_wav")]
+    return []
+
+
+def _transcript(body: SpeechBody, wishes: Instructions) -> str:
+    given = (body.reference_text, body.ref_text, wishes.reference_text, body.prompt_text, wishes.prompt_text)
+    return next((text.strip() for text in given if text.strip()), "")
+
+
+def _decoded(audio: str, param: str) -> bytes:
+    """The bytes of base64, bare or as a data: URL."""
+    encoded = audio.partition(",")[2] if audio.startswith("data:") else audio
+    if "\n" in encoded or " " in encoded:
+        encoded = "".join(encoded.split())
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        message = f"{param}: base64 of a recording, or a data: URL with it"
+        raise HttpError(422, "invalid_reference_audio", message, param=param) from None
+
+
+@asynccontextmanager
+async def _spoken(
+    context: DoorContext, body: SpeechBody, wishes: Instructions, recordings: list[Recording]
+) -> AsyncIterator[SpeechRequest]:
+    """What the service is asked; the recordings stay for as long as the context lasts."""
+    service = context.service
+    sampling = SamplingOverrides(**{**body.given(), **wishes.sampling, **body.fishs2.given()})
+    control = body.control.strip() or wishes.control.strip()
+    style = ", ".join(part for part in (style_of(control, CONTROL_CHARS), wishes.style) if part) or None
+    voice = None
+    if not recordings and not body.voices:
+        voice = await _voice(body.reference_id or body.voice, service)
+    clips: tuple[Clip, ...] = ()
+    if voice is not None and (said := _transcript(body, wishes)) and (stored := await _stored(voice, service)):
+        # Its recording, with the words that this request says are in it.
+        clip = stored.clips[0]
+        clips = (Clip(str(clip.path), clip.sha256 or "", said),)
+        sampling, style = sampling.over(stored.sampling), style or stored.style
+    speakers = {number: await _voice(name, service) or "default" for number, name in body.voices.items()}
+    async with context.references.held(recordings) as held:
+        del recordings
+        yield SpeechRequest(
+            body.input,
+            voice,
+            sampling=sampling,
+            priority=Priority.READING,
+            references=held or clips,
+            voices={} if held else speakers,
+            style=style,
+            ssml=body.text_format == "ssml",
+            clean=body.normalize,
+        )
+
+
+async def _voice(asked: str, service: "SpeechService") -> str | None:
+    """None stands for the default voice. OpenAI's names mean that, unless there is a voice of that name."""
+    if asked.lower() not in PRESET_VOICES:
         return asked
-    return None if asked.lower() in PRESET_VOICES else asked
+    if asked.lower() in ("", "default"):
+        return None
+    await service.refresh()
+    return next((voice.id for voice in service.voices() if voice.id.casefold() == asked.casefold()), None)
+
+
+async def _stored(voice: str, service: "SpeechService") -> StoredVoice | None:
+    """Where the engine clones: the stored voice of that name, if it has recordings."""
+    if service.engine is not None and not service.engine.clones:
+        return None
+    try:
+        stored = await asyncio.to_thread(service.catalogue.store.resolve, voice)
+    except UnknownVoice:
+        return None
+    return stored if stored.clips else None

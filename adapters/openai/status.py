@@ -5,6 +5,7 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sanic import HTTPResponse, Request
 
+from adapters.openai.answers import is_preview
 from adapters.openai.context import DoorContext, context_of
 from adapters.openai.errors import HttpError, json_response, without_paths
 from adapters.openai.models import model_names
@@ -53,6 +54,7 @@ def _engine(context: DoorContext) -> dict[str, Any]:
     service = context.service
     return {
         "engine": service.engine.name if service.engine else None,
+        "preview": service.engine is not None and is_preview(service.engine.name),
         "state": service.state.value,
         "detail": without_paths(service.detail),
     }

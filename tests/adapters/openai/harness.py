@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.openai.server import HttpDoor
+from fishs2_daemon.catalogue import Casting, VoiceCatalogue
 from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.speech import EngineInfo, EngineState, Pcm, SpeechRequest, Voice
+from fishs2_daemon.voices.store import VoiceStore
 
 RATE = 22050
 BLOCK_SAMPLES = 441
@@ -41,9 +43,20 @@ class FakeService:
         self.hang_after: int | None = None
         self.gate = asyncio.Event()
         self.given = 0
+        self.catalogue = VoiceCatalogue(settings, VoiceStore(settings.voices_dir))
 
     def voices(self) -> tuple[Voice, ...]:
-        return self.engine.voices if self.engine else ()
+        return self.catalogue.voices(self.engine)
+
+    async def refresh(self) -> None:
+        await self.catalogue.refresh()
+
+    async def cast(self, request: SpeechRequest) -> Casting:
+        """An engine that clones wants voices that exist; otherwise whoever is asked for speaks."""
+        if self.engine and self.engine.clones:
+            return await self.catalogue.cast(request, self.engine)
+        name = request.voice or "anna"
+        return Casting(self.engine.name if self.engine else "fake", name, name)
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[Pcm, None]:
         self.asked.append(request)

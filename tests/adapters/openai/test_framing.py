@@ -61,6 +61,8 @@ async def test_dripped_body_of_an_answered_request(start: Start) -> None:
         while not reading.done():
             writer.write(b" ")
             await asyncio.sleep(0.02)
+        with suppress(ConnectionResetError):  # a byte that was on its way when the connection ended
+            await reading
 
 
 async def test_half_a_header_and_silence(start: Start) -> None:
@@ -189,18 +191,33 @@ async def test_a_flood_behind_a_running_request_ends_the_connection(running: Run
     await running.until(speaking=False)
 
 
+async def test_a_refused_request_does_not_leave_its_body_behind(start: Start) -> None:
+    running = await start(api_keys=["k"])
+    post = SPEECH + b"Content-Length: %d\r\n\r\n"
+    smuggled = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n\r\n"
+    raw = await running.exchange(
+        post % len(smuggled) + smuggled + b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    assert raw.count(b"HTTP/1.1 ") == 2
+    assert b"HTTP/1.1 401" in raw
+    assert b'"status": "ready"' in raw
+    large = post % 100_000 + bytes(100_000) + b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    answer = Answer.parse(await running.exchange(large))
+    assert (answer.status, answer.headers["connection"]) == (401, "close")
+
+
 async def test_http_1_0_keep_alive_is_not_assumed(running: Running) -> None:
     answer = Answer.parse(await running.exchange(b"GET /health HTTP/1.0\r\n\r\n"))
     assert answer.status == 200
     assert answer.headers["connection"] == "close"
 
 
-@pytest.mark.parametrize("url", ["http://localhost/", "*", "http://u:p@localhost/x", "//", "/?", "/#", "/%", "/;a"])
+@pytest.mark.parametrize("url", ["http://localhost/x", "*", "http://u:p@localhost/x", "//", "/x?", "/x#", "/%", "/;a"])
 async def test_odd_urls(running: Running, url: str, caplog: pytest.LogCaptureFixture) -> None:
     for method in ("GET", "OPTIONS"):
         answer = await running.request(method, url)
-        assert answer.status in (400, 404)
-        assert answer.error["code"]
+        assert answer.status in (302, 400, 404, 405)
+        assert answer.status == 302 or answer.error["code"]
     assert "Traceback" not in caplog.text
 
 
@@ -218,6 +235,23 @@ async def hasty(start: Start, monkeypatch: pytest.MonkeyPatch) -> Running:
     monkeypatch.setattr(protocol, "IDLE_TIMEOUT_S", 0.03)
     monkeypatch.setattr(protocol, "LINGER_S", 0.03)
     return await start(header_timeout_s=0.03, body_timeout_s=0.03)
+
+
+async def test_whoever_never_stops_sending_is_cut(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "LINGER_S", 0.1)
+    monkeypatch.setattr(protocol, "LINGER_MOST_S", 0.4)
+    running = await start()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with running.connection() as (reader, writer), asyncio.timeout(5):
+        writer.write(SPEECH + b"Content-Length: 100000000\r\n\r\n")
+        assert b" 413 " in await reader.readline()
+        with suppress(ConnectionError):
+            while True:
+                writer.write(bytes(1000))
+                await writer.drain()
+                await asyncio.sleep(0.01)
+    assert 0.35 < loop.time() - began < 2
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,16 +1,21 @@
 """OpenAI's own client against the door."""
 
 import asyncio
+import base64
 import io
 import json
 import wave
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
+import httpx
 import openai
 import pytest
 
 from fishs2_daemon import errors
 from tests.adapters.openai.harness import RATE, Running, Start
+from tests.audio.signals import decoded
+from tests.voices.sounds import wav
 
 
 @pytest.fixture
@@ -126,10 +131,67 @@ async def test_sync_client_in_a_thread(running: Running) -> None:
     assert content[44:] == running.service.whole
 
 
-async def test_sse_is_refused_in_words(client: openai.AsyncOpenAI) -> None:
-    with pytest.raises(openai.UnprocessableEntityError) as caught:
-        await client.audio.speech.create(
-            model="tts-1", input="Hi", voice="x", response_format="wav", stream_format="sse"
-        )
-    assert caught.value.param == "stream_format"
-    assert "sse" in json.dumps(caught.value.body)
+@pytest.mark.parametrize("name", ["mp3", "opus", "aac", "flac"])
+async def test_other_formats(client: openai.AsyncOpenAI, name: Any) -> None:
+    speech = await client.audio.speech.create(model="tts-1", input="Hi", voice="nova", response_format=name)
+    assert int(speech.response.headers["content-length"]) == len(speech.content)
+    assert len(decoded(speech.content)[0]) > 0.09 * RATE
+
+
+async def test_events(running: Running, client: openai.AsyncOpenAI) -> None:
+    speech = client.audio.speech.with_streaming_response.create(
+        model="gpt-4o-mini-tts", input="Hi", voice="coral", response_format="wav", stream_format="sse"
+    )
+    async with speech as response:
+        data = [json.loads(line.removeprefix("data: ")) async for line in response.iter_lines() if line]
+    assert [event["type"] for event in data[-2:]] == ["speech.audio.delta", "speech.audio.done"]
+    audio = b"".join(base64.b64decode(event["audio"]) for event in data[:-1])
+    assert audio[44:] == running.service.whole
+
+
+async def test_extra_fields(running: Running, client: openai.AsyncOpenAI) -> None:
+    extra = {"seed": 3, "fishs2": {"top_k": 5}, "sample_rate": 8000}
+    speech = await client.audio.speech.create(
+        model="s2-pro", input="Hi", voice="anna", instructions="Cheerful", response_format="pcm", extra_body=extra
+    )
+    assert len(speech.content) == pytest.approx(2 * 0.1 * 8000, abs=4)
+    (asked,) = running.service.asked
+    assert (asked.sampling.seed, asked.sampling.top_k, asked.style) == (3, 5, "Cheerful")
+
+
+async def test_voices(running: Running, client: openai.AsyncOpenAI) -> None:
+    """As `audio.voices` of the client's later versions sends it."""
+    created = await client.post(
+        "/audio/voices",
+        cast_to=httpx.Response,
+        body={"name": "My Voice", "consent": "cons_1", "prompt_text": "What is said in it."},
+        files=[("audio_sample", ("sample.wav", wav(), "audio/wav"))],
+        options={"headers": {"Content-Type": "multipart/form-data"}},
+    )
+    voice = created.json()
+    assert (voice["id"], voice["name"], voice["type"]) == ("my-voice", "My Voice", "audio_sample")
+    assert voice["created_at"] > 1_700_000_000
+    assert "warning" not in voice
+    speech = await client.audio.speech.create(
+        model="tts-1", input="Hi", voice=cast(Any, {"id": voice["id"]}), response_format="wav"
+    )
+    assert speech.response.headers["x-fishs2-voice"] == "my-voice"
+    deleted = await client.delete("/audio/voices/my-voice", cast_to=httpx.Response)
+    assert deleted.json() == {"id": "my-voice", "deleted": True, "object": "audio.voice.deleted"}
+    with pytest.raises(openai.NotFoundError) as caught:
+        await client.delete("/audio/voices/my-voice", cast_to=httpx.Response)
+    assert caught.value.code == "voice_not_found"
+
+
+@pytest.mark.skipif(not hasattr(openai.resources.audio, "voices"), reason="this version of the client has no voices")
+async def test_voices_by_the_client_itself(client: openai.AsyncOpenAI) -> None:
+    voices: Any = cast(Any, client.audio).voices
+    voice = await voices.create(
+        name="Zoe", audio_sample=("s.wav", wav()), consent="cons_1", extra_body={"reference_text": "Words."}
+    )
+    assert (voice.id, voice.name, voice.type, voice.prompt_text) == ("zoe", "Zoe", "audio_sample", "Words.")
+    assert (await voices.delete(voice.id)).deleted
+    with pytest.raises(openai.NotFoundError):
+        await voices.delete(voice.id)
+    with pytest.raises(openai.UnprocessableEntityError):
+        await voices.create(name="Zoe", type="prompt", prompt="a warm voice")

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -18,8 +19,14 @@ async def test_health_is_always_ok(running: Running, state: EngineState) -> None
 async def test_health_fields(running: Running) -> None:
     body = json.loads((await running.request("GET", "/health")).body)
     assert isinstance(body["version"], str)
-    assert (body["engine"], body["model_count"], body["voice_count"]) == ("fake", 7, 2)
+    assert (body["engine"], body["preview"], body["model_count"], body["voice_count"]) == ("fake", False, 7, 2)
     assert (body["backend"], body["gpu_device"]) == ("auto", 0)
+
+
+async def test_health_tells_a_preview(running: Running) -> None:
+    running.service.engine = replace(running.service.engine, name="espeak")
+    body = json.loads((await running.request("GET", "/health")).body)
+    assert (body["status"], body["engine"], body["preview"]) == ("ok", "espeak", True)
 
 
 async def test_ready(running: Running) -> None:
@@ -77,7 +84,7 @@ async def test_speech_with_an_unknown_model(running: Running) -> None:
     assert (await running.request("POST", "/v1/audio/speech", body)).status == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/audio", "/v2/models", "/health/x", "/%2e%2e/etc", "//health"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/audio", "/v2/models", "/health/x", "/%2e%2e/etc", "//health"])
 async def test_unknown_urls(running: Running, path: str) -> None:
     answer = await running.request("GET", path)
     assert (answer.status, answer.error["code"]) == (404, "unknown_url")
