@@ -40,6 +40,9 @@ LOCK = ROOT / ".tmp" / "install.lock"
 SERVE = frozenset({"preview"})
 TEST = frozenset({"preview", "test"})
 
+#: A process for each core; a file's tests share what they make.
+PARALLEL = ("--numprocesses=auto", "--dist=loadfile")
+
 COMMANDS = ("serve", "say", "voices", "doctor", "bench")
 BACKENDS = ("auto", "cuda", "vulkan", "metal", "cpu")
 QUANTS = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k", "q2_k")
@@ -132,7 +135,7 @@ def test(arguments: Sequence[str]) -> int:
     steps = {
         "lint": [["ruff", "check"], ["ruff", "format", "--check"]],
         "types": [["mypy"]],
-        "tests": [["pytest", *arguments]],
+        "tests": [["pytest", *PARALLEL, *arguments]],
     }
     first_failure = 0
     summary = []

@@ -15,7 +15,7 @@ from fishs2_daemon import configuration
 from fishs2_daemon.daemon import running_service
 from fishs2_daemon.service import SpeechService
 from fishs2_daemon.settings import Settings
-from fishs2_daemon.worker.supervisor import Supervisor
+from fishs2_daemon.worker.pool import WorkerPool
 
 # Examples are new in every run at a desk, where a find is welcome; a checkout that is judged sees the same ones.
 hypothesis.settings.register_profile("ci", derandomize=True)
@@ -76,7 +76,7 @@ class Speech:
 
     settings: Settings
     service: SpeechService
-    supervisor: Supervisor
+    supervisor: WorkerPool
 
     @property
     def worker(self) -> psutil.Process:

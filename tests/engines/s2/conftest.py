@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 
 #: Tests that compute: they need ggml's libraries, which are built from source where a compiler is.
 _COMPUTING = (
-    "ggml", "codec", "slow", "fast", "sampling", "frames", "parity", "runner", "prefixes", "clips", "memory",
+    "ggml", "codec", "slow", "fast", "sampling", "frames", "parity", "batching", "prefixes", "clips", "memory",
     "quantisations", "worker_fuzz",
 )  # fmt: skip
 

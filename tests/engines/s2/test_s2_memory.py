@@ -14,7 +14,8 @@ from fishs2_daemon.engines.s2.generator import Generator
 from fishs2_daemon.engines.s2.ggml import Backend, Memory
 from fishs2_daemon.engines.s2.ggml_type import GgmlType
 from fishs2_daemon.engines.s2.gguf import GgufFile
-from fishs2_daemon.engines.s2.memory import _RESERVE, Needs, needs, slots_for, weights_of
+from fishs2_daemon.engines.s2.lower import lower_skips, upper_skips
+from fishs2_daemon.engines.s2.memory import _RESERVE, Needs, lower_needs, needs, slots_for, weights_of
 from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.engines.s2.tiny import TINY, make_model
 from fishs2_daemon.engines.s2.tiny_geometry import S2_PRO
@@ -150,3 +151,71 @@ def test_s2_pro_fits_where_it_is_said_to() -> None:
     # The decoder's graphs take 82 MB; measured.
     assert 80 * MB < told.graphs < 230 * MB
     assert told.stream < 10 * MB
+
+
+# With the first layers elsewhere
+
+
+def test_too_little_memory_of_a_gpu_names_the_way_out() -> None:
+    with pytest.raises(EngineError, match="with fewer FISHS2_N_GPU_LAYERS the processor does the others"):
+        slots_for(1, NEEDS, device(0))
+
+
+def test_too_little_memory_of_a_processor_has_no_such_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: "MemAvailable: 1000 kB\n")
+    with pytest.raises(EngineError, match="on cpu") as caught:
+        slots_for(1, NEEDS, device(0, "cpu"))
+    assert "N_GPU_LAYERS" not in str(caught.value)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4])
+def test_weights_of_a_split_lie_on_two_devices(backend: Backend, scaled: Path, n: int) -> None:
+    """All but the codebooks' embeddings, which lie on neither."""
+    upper, lower = upper_skips(n), lower_skips(n)
+    with GgufFile.open(scaled) as file:
+        told = [weights_of(file, SCALED.config(), *skip) for skip in ((), (upper,), (lower,))]
+    taken = []
+    for skip in (decoder_skips, lambda name: decoder_skips(name) or upper(name), lower):
+        with Model.load(scaled, backend, im_end=SCALED.vocabulary.im_end, skip=skip) as model:
+            taken.append(model.n_bytes)
+    gone, lies_below = taken[0] - taken[1], taken[2]
+    assert abs(told[0] - told[1] - gone) < 0.01 * gone
+    assert abs(told[2] - lies_below) < 0.01 * lies_below
+    assert lies_below < gone
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_split_is_told_for_both_devices(backend: Backend, scaled: Path, n: int) -> None:
+    """Keys and values exactly, and the rest within a factor of two."""
+    config, im_end, context = SCALED.config(), SCALED.vocabulary.im_end, 2000
+    told = needs(config, 0, context=context, voices=400, fused=False, lower=n)
+    told_lower = lower_needs(config, 0, context=context, voices=400, lower=n)
+    assert (told.voices, told_lower.voices) == (400 - 100 * n, 100 * n)
+    upper = upper_skips(n)
+    with (
+        Model.load(scaled, backend, im_end=im_end, skip=lambda name: decoder_skips(name) or upper(name)) as model,
+        Model.load(scaled, backend, im_end=im_end, skip=lower_skips(n)) as lower_model,
+        Decoder(model, streams=2) as decoder,
+        closing(Generator(model, slots=2, context=context, lower=lower_model)) as generator,
+    ):
+        generator.warm()
+        decoder.warm(2)
+        layers = generator.slow.lower
+        assert layers
+        kept, lower_kept = generator.slow.cache.n_bytes, layers.stack.cache.n_bytes
+        assert (kept, lower_kept) == (2 * told.positions, 2 * told_lower.positions)
+        taken = generator.n_bytes - kept + decoder.n_bytes
+        lower_taken = generator.lower_n_bytes - lower_kept
+    assert taken / 2 < told.graphs + 2 * told.stream < taken * 2
+    assert lower_taken / 2 < told_lower.graphs < lower_taken * 2
+
+
+def test_half_of_s2_pro_is_half_of_its_keys_and_values() -> None:
+    config = S2_PRO.config()
+    whole = needs(config, 0, context=4096, voices=0, fused=True)
+    upper = needs(config, 0, context=4096, voices=0, fused=True, lower=18)
+    lower = lower_needs(config, 0, context=4096, voices=0, lower=18)
+    assert 2 * upper.positions == 2 * lower.positions == whole.positions
+    assert upper.graphs == whole.graphs
+    # Most of it is the scores of attention, which the processor writes down: of 512 tokens, 32 heads, 4352 cells.
+    assert 1 < lower.graphs / (512 * 32 * 4352 * 4) < 1.5
