@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from adapters.fishaudio import routes as fishaudio
 from adapters.openai.server import HttpDoor
 from fishs2_daemon import configuration, logs
 from fishs2_daemon.catalogue import VoiceCatalogue
@@ -73,7 +74,7 @@ class Daemon:
         async with running_service(self.settings) as (service, workers):
             self._service, self._workers = service, workers
             self._wyoming = WyomingServer(service)
-            self._http = [HttpDoor(service, self.settings) for _ in self._sockets.http]
+            self._http = [HttpDoor(service, self.settings, fishaudio.ROUTES) for _ in self._sockets.http]
             try:
                 await self._serve()
             except ExceptionGroup as group:

@@ -178,7 +178,7 @@ class Settings(BaseSettings):
         "auto", description="what the model runs on"
     )
     gpu_device: IntList = Field([0], description="numbers of the GPUs; each one gets a worker")
-    n_gpu_layers: int = Field(-1, ge=-1, le=1000, description="layers on the GPU; -1: all")
+    n_gpu_layers: int = Field(-1, ge=-1, le=1000, description="layers on the GPU, the others on the CPU; -1: all")
     n_threads: int = Field(0, ge=0, le=512, description="CPU threads; 0: as many as there are cores")
     model_quant: Annotated[
         Literal["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k", "q2_k"], BeforeValidator(_lower)
@@ -209,14 +209,13 @@ class Settings(BaseSettings):
 
 
 #: Settings that nothing acts on yet.
-WITHOUT_EFFECT_YET = frozenset({"models_dir", "n_gpu_layers", "model_quant", "skip_gpu_check"}) | frozenset(
-    {"skip_downloads", "force_downloads"}
-)
+WITHOUT_EFFECT_YET = frozenset({"models_dir", "model_quant", "skip_gpu_check", "skip_downloads", "force_downloads"})
 
 #: Settings that only the S2 engine acts on.
 S2_SETTINGS = frozenset(
     {"model_path", "tokenizer_path", "backend", "gpu_device", "n_threads", "max_new_tokens", "temperature", "top_p"}
     | {"top_k", "min_tokens_before_end", "seed", "slots", "context", "voice_cache_mb", "warm_voices", "rope"}
+    | {"n_gpu_layers"}
 )
 
 #: Names that the replaced wrapper reads and that nothing here needs: its native runtime, its downloads, its extra logs.

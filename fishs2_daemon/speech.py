@@ -89,15 +89,21 @@ class Clip:
     transcript: str
 
 
+class Flush(str):
+    """A chunk of a text that is still arriving, behind which all that came is spoken: no phrase goes on there."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class SpeechRequest:
     """What a door asks the service to speak.
 
-    `text` is the whole text, or its chunks as they arrive; chunk borders mean nothing. `voice` is a voice id; None, or
-    "default", is the default voice, or the first one that speaks `language` where that is given. With `references`, the
-    recordings of speaker 0, 1, ..., no voice is looked up; `voices` names one for each `<|speaker:N|>` of the text.
-    `style` is said of every phrase, as the tag `[whisper]`. `ssml` says that the text is SSML; `clean`, whether
-    Markdown and the like are read as a person would (None: as set).
+    `text` is the whole text, or its chunks as they arrive; chunk borders mean nothing, but for that of a `Flush`.
+    `voice` is a voice id; None, or "default", is the default voice, or the first one that speaks `language` where that
+    is given. With `references`, the recordings of speaker 0, 1, ..., no voice is looked up; `voices` names one for each
+    `<|speaker:N|>` of the text. `style` is said of every phrase, as the tag `[whisper]`. `ssml` says that the text is
+    SSML; `clean`, whether Markdown and the like are read as a person would (None: as set).
     """
 
     text: str | AsyncIterator[str]

@@ -24,6 +24,7 @@ from adapters.openai import protocol, schemas, speech
 from adapters.openai.errors import as_http_error
 from adapters.openai.http1 import DoorHttp
 from fishs2_daemon import cli, configuration, errors
+from fishs2_daemon.audio.decode import DecodeLimits, decode
 from fishs2_daemon.settings import ENV_PREFIX, RELOADABLE, WITHOUT_EFFECT_YET, Settings
 from fishs2_daemon.wyoming_server import connection, framing
 
@@ -99,6 +100,7 @@ OUTCOMES = {
     "With curl 2": ["played.pcm"],
     "With curl 3": ['"id": "s2-pro"', '"status": "ok"', "fishs2_ttfa_seconds_sum"],
     "With OpenAI's client 1": ["hello.wav", "door.pcm"],
+    "With Fish Audio's client 1": ["hello.mp3"],
     "When something does not work 1": ["espeak speaks"],
 }
 
@@ -136,6 +138,9 @@ def test_example_does_what_it_says(block: Block, tmp_path: Path, request: pytest
     for outcome in OUTCOMES[block.name]:
         if outcome.endswith(".wav"):
             _check_speech(_wav_samples(folder / outcome), 22050)
+        elif outcome.endswith(".mp3"):
+            decoded = decode(folder / outcome, sample_rate=None, limits=DecodeLimits())
+            _check_speech((decoded.samples * 32767).astype("<i2").tobytes(), decoded.sample_rate)
         elif outcome.endswith(".pcm"):
             _check_speech((folder / outcome).read_bytes(), 24000)
         else:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Self
 
 from fishs2_daemon.errors import DeadlineExceeded, SynthesisError, TextTooLong
+from fishs2_daemon.speech import Flush
 from fishs2_daemon.text.phrase import Phrase
 from fishs2_daemon.text.plan import DEFAULT_PLAN, TextPlan
 from fishs2_daemon.text.reader import TextReader
@@ -101,6 +102,8 @@ class PhraseFeed:
             if length > self._max_chars:
                 raise TextTooLong(f"the text is longer than {self._max_chars} characters", param="input")
             await self._put(self._reader.feed(chunk))
+            if isinstance(chunk, Flush):
+                await self._put(self._reader.flush())
 
     async def _next_of(self, chunks: AsyncIterator[str]) -> str | None:
         reading = asyncio.ensure_future(anext(chunks, None))

@@ -42,6 +42,11 @@ class TextReader:
         """A sentence that is complete is spoken now."""
         yield from self._styled(self._pause())
 
+    def flush(self) -> Iterator[Phrase]:
+        """All that there is is spoken now, and what follows begins a new phrase. SSML is read when it is complete."""
+        if self._plan.text_format is not TextFormat.SSML:
+            yield from self._styled(self._read_rest(self._plan.sentence_pause_s))
+
     def finish(self) -> Iterator[Phrase]:
         if self._plan.text_format is TextFormat.SSML:
             yield from self._styled(self._read_document())

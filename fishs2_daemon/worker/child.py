@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Self
 
 import cffi
@@ -44,7 +45,7 @@ class _Job:
 
     def __init__(self) -> None:
         self.inbox: asyncio.Queue[Phrase | None] = asyncio.Queue()
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[Frame] | None = None
         self._credit = wire.WINDOW_BYTES
         self._credit_came = asyncio.Event()
 
@@ -95,6 +96,7 @@ class Child:
                 job = self._jobs[frame.utterance] = _Job()
                 utterance = wire.utterance_of(frame, job)
                 job.task = asyncio.create_task(self._speak(frame.utterance, job, utterance, self._engine))
+                job.task.add_done_callback(partial(self._end, frame.utterance))
             case Kind.PHRASE | Kind.FINISH | Kind.CREDIT | Kind.CANCEL:
                 # An utterance that is over may still be spoken to: the frames crossed.
                 if frame.utterance in self._jobs:
@@ -133,21 +135,23 @@ class Child:
     def _progress(self, what: str, fraction: float) -> None:
         self._send(wire.json_frame(Kind.PROGRESS, what=what, fraction=fraction))
 
-    async def _speak(self, number: int, job: _Job, utterance: Utterance, engine: Engine) -> None:
-        end = Frame(Kind.END, number)
+    async def _speak(self, number: int, job: _Job, utterance: Utterance, engine: Engine) -> Frame:
+        """What to say at the end."""
         try:
             async with aclosing(engine.speak(utterance)) as blocks:
                 async for block in blocks:
                     await self._send_audio(number, job, block)
-        except asyncio.CancelledError:
-            pass
         except EngineError as error:
-            end = wire.text_frame(Kind.ERROR, number, str(error))
+            return wire.text_frame(Kind.ERROR, number, str(error))
         except Exception as error:  # noqa: BLE001 - an edge: one utterance ends, the worker lives
             _log.exception("utterance %d", number)
-            end = wire.text_frame(Kind.ERROR, number, f"the engine failed: {type(error).__name__}")
+            return wire.text_frame(Kind.ERROR, number, f"the engine failed: {type(error).__name__}")
+        return Frame(Kind.END, number)
+
+    def _end(self, number: int, task: asyncio.Task[Frame]) -> None:
+        """Also of a task that was cancelled before its first step, of which nothing ever ran."""
         del self._jobs[number]
-        self._send(end)
+        self._send(Frame(Kind.END, number) if task.cancelled() else task.result())
 
     async def _send_audio(self, utterance: int, job: _Job, block: Pcm) -> None:
         for start in range(0, len(block.samples), _PIECE_BYTES):

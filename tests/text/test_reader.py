@@ -100,3 +100,19 @@ def test_what_waits_is_bounded_for_hostile_texts(pattern: str) -> None:
         assert reader._cleaner is not None
         waits = len(reader._cleaner._text) + len(reader._replacer.held) + len(reader._splitter._pending)
         assert waits <= 4096 + 4 * LONGEST_TOKENS
+
+
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("text", ["Hello there, you", "Hel", "It is 5", "Good morning."])
+def test_what_is_flushed_is_spoken_and_does_not_go_on(text: str, clean: bool) -> None:
+    reader = TextReader(TextPlan(clean=clean))
+    assert [*reader.feed(text), *reader.flush()] == [text]
+    assert list(reader.flush()) == []
+    assert [*reader.feed("more"), *reader.finish()] == ["more"]
+
+
+def test_a_flush_does_not_end_a_turn() -> None:
+    reader = TextReader()
+    chunks = ("<|speaker:1|>Hello", "you. <|speaker:2|>And", "me")
+    phrases = [phrase for chunk in chunks for phrase in [*reader.feed(chunk), *reader.flush()]]
+    assert [(str(phrase), phrase.speaker) for phrase in phrases] == [("Hello", 1), ("you.", 1), ("And", 2), ("me", 2)]

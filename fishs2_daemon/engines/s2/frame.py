@@ -4,6 +4,7 @@
       ↑                                                                                     │
       └──────────────────────────── stays on the device ────────────────────────────────────┘
 
+Where the slow transformer's first layers are on another device, it does not: each frame is told its input (`lower`).
 Tokens are counted from the first semantic one, so that the end token's number is the size of the codebook.
 """
 
@@ -44,10 +45,11 @@ class FrameState:
         # The official engines start from zeros, and count tokens from that of number 0.
         self._empty = np.full(RAS_WINDOW, -model.config.slow.semantic_begin, np.float32)
 
-    def begin(self, slot: int, x: npt.NDArray[np.float32]) -> None:
-        """A new sequence, whose next input is `x` [width]."""
+    def begin(self, slot: int, x: npt.NDArray[np.float32] | None) -> None:
+        """A new sequence, whose next input is `x` [width]; None where each frame is told its input."""
         for tensor, row in ((self.inputs, x), (self.windows, self._empty)):
-            self._store.write_bytes(tensor, np.ascontiguousarray(row), slot * tensor.strides[1])
+            if row is not None:
+                self._store.write_bytes(tensor, np.ascontiguousarray(row), slot * tensor.strides[1])
 
     def result_row(self, slot: int, parity: int) -> int:
         return parity * self._rows + slot
@@ -82,7 +84,7 @@ class FrameGraph:
     def get(self, first: int, batch: int, positions: int, *, endless: bool = False) -> Graph:
         """For `batch` sequences of up to so many positions, in the slots `first` and on. In an `endless` graph those
         that `place` names cannot draw the end token."""
-        cells = self._slow.cells_for(positions)
+        cells = self._slow.stack.cells_for(positions)
         return self._graphs.get(
             (first, batch, cells, endless), lambda arena: self._build(first, batch, cells, endless, arena)
         )
@@ -93,7 +95,7 @@ class FrameGraph:
     ) -> None:  # fmt: skip
         """Tell where sequence `index` of the batch is, and whether this is its first frame; a position of None lets it
         compute something that nobody sees. Frames that are in flight together differ in their `parity`."""
-        self._slow.place(graph, index, slot, position)
+        self._slow.stack.place(graph, index, slot, position)
         row = self._slow.cache.slots if position is None else slot
         inputs = graph.inputs
         inputs["state_rows"][index] = row
@@ -101,6 +103,11 @@ class FrameGraph:
         inputs["unseen"][index] = _NO_TOKEN if is_first else 0.0
         if "endless" in inputs:
             inputs["endless"][index] = endless
+
+    def feed(self, graph: Graph, x: npt.NDArray[np.float32]) -> None:
+        """The input [batch, width] of a frame, where the slow transformer's first layers are elsewhere: it does not
+        stay on the device then."""
+        graph.inputs["x"][...] = x
 
     def choose(self, graph: Graph, index: int, rules: Rules, noise: npt.NDArray[np.float32]) -> None:
         """Tell how sequence `index` of the batch is drawn; `noise` [K + 1, ranks] is of this frame."""
@@ -127,7 +134,11 @@ class FrameGraph:
         cold = g.input("coldness", DType.F32, 1, batch)
         noise = g.input("noise", DType.F32, self.ranks, codebooks + 1, batch)
 
-        x = g.narrow(self._state.inputs, 1, first, batch)  # [width, batch]
+        is_fed = self._slow.lower is not None
+        if is_fed:
+            x = g.input("x", DType.F32, self._model.config.slow.width, batch)
+        else:
+            x = g.narrow(self._state.inputs, 1, first, batch)  # [width, batch]
         window = g.narrow(self._state.windows, 1, first, batch)  # [RAS_WINDOW, batch]
         hidden, fast_input = self._slow.step(g, x, first=first, cells=cells)
 
@@ -154,7 +165,8 @@ class FrameGraph:
         for code in self._fast.sweep(g, fast_input, code0, choose):
             column = g.concat(column, g.reshape(code, 1, batch), 0)  # [K, batch] at last
         g.set_rows(self._state.results, g.concat(token, g.cast(column, DType.F32), 0), result_rows)  # [1 + K, batch]
-        g.set_rows(self._state.inputs, self._embed(g, token_id, column), state_rows)
+        if not is_fed:
+            g.set_rows(self._state.inputs, self._embed(g, token_id, column), state_rows)
         return g.build(arena)
 
     def _embed(self, g: GraphBuilder, token: Tensor, codes: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class _Sequence:
 
     prompt: int
     position: int
+    column: npt.NDArray[np.integer]  # [1 + K, 1]; kept up where the device does not do it
     max_frames: int | None
     min_frames: int
     rules: Rules
@@ -59,8 +60,9 @@ class Generator:
     """Slots are prefilled, started, then stepped; a slot may be prefilled anew at any time.
 
     `step` is `submit` and `collect`; on a GPU the next frame may be submitted before the last one is collected, so
-    that it never waits for the host. Not for several threads at once. The same seed gives the same noise, whatever
-    else is in the batch; kernels depend on the batch's size, so that a near tie may end differently.
+    that it never waits for the host, unless the first layers are elsewhere. Not for several threads at once. The same
+    seed gives the same noise, whatever else is in the batch; kernels depend on the batch's size, so that a near tie
+    may end differently.
     """
 
     def __init__(
@@ -71,14 +73,16 @@ class Generator:
         context: int = 4096,
         rope: RopeKind = "bf16",
         kv_type: Literal["f16", "f32"] = "f16",
+        lower: Model | None = None,
     ) -> None:
-        """`context` is at most the model's. Raises `EngineError` when the device has not enough memory."""
+        """`context` is at most the model's; `lower` holds the slow transformer's first layers where `model` does not:
+        see `lower_skips` and `upper_skips`. Raises `EngineError` when the device has not enough memory."""
         if model.im_end is None:
             raise EngineError("the model was loaded without its transformers")
         self.slots, self._model = slots, model
         config, kv = model.config.slow, KV_TYPES[kv_type]
         self.context = min(context, config.context)
-        self.slow = SlowAR(model, slots=slots, context=self.context, rope=rope, kv_type=kv)
+        self.slow = SlowAR(model, slots=slots, context=self.context, rope=rope, kv_type=kv, lower=lower)
         self.fast = FastAR(model, slots=slots, rope=rope, kv_type=kv)
         self._state = FrameState(model, slots)
         tokens, codes = (Sampler(model, n, slots=slots) for n in (config.codebook_size + 1, config.codebook_size))
@@ -94,16 +98,18 @@ class Generator:
         captured: nothing is built or allocated while somebody listens."""
         sizes = sorted({self._batch_size(n) for n in range(1, self.slots + 1)} - {1}, reverse=True)
         firsts = [(0, size) for size in sizes] + [(slot, 1) for slot in range(self.slots)]
+        on_cpu = self._model.backend.device == "cpu"
         # Twice: those that were built before the memory was large enough for all are stale.
-        for cells in 2 * self.slow.cell_counts(largest_first=True):
-            for tokens in reversed(PREFILL_TOKENS):
+        for cells in 2 * self.slow.stack.cell_counts(largest_first=True):
+            for tokens in PREFILL_TOKENS[-1:] if on_cpu else reversed(PREFILL_TOKENS):
                 for slot in range(self.slots):
                     self.slow.build(slot, tokens, cells)
             for first, size in firsts:
+                self.slow.build_lift(first, size, cells)
                 graph = self._frame.get(first, size, cells)
                 for index in range(size):
                     self._frame.place(graph, index, first + index, None)
-                for _ in range(_RUNS_TO_CAPTURE if self._model.backend.device != "cpu" else 0):
+                for _ in range(0 if on_cpu else _RUNS_TO_CAPTURE):
                     graph.compute()
 
     def prefill(self, slot: int, columns: npt.NDArray[np.integer], start: int = 0) -> None:
@@ -123,12 +129,12 @@ class Generator:
         """A copy of what the slot's first `positions` hold, which must be there. Raises `EngineError` when the device
         has not enough memory."""
         self._check_known(slot, positions)
-        return self.slow.cache.save(slot, positions)
+        return self.slow.save(slot, positions)
 
     def load(self, slot: int, snapshot: Snapshot) -> None:
         """Put a copy back, into any slot: it goes on behind those positions. Ends what the slot was doing."""
         self._sequences.pop(slot, None)
-        self.slow.cache.load(slot, snapshot)
+        self.slow.load(slot, snapshot)
         nothing = np.zeros((self._model.config.slow.codebooks + 1, 0), np.int32)
         self._prompts[slot] = (snapshot.positions, nothing)
 
@@ -137,11 +143,13 @@ class Generator:
         length, column = self._prompts.get(slot, (0, np.zeros((0, 0), np.int32)))
         if not column.size:
             raise EngineError(f"slot {slot} has no prompt")
-        self._state.begin(slot, self.slow.embed(column)[0])
+        self._state.begin(slot, self.slow.embed(column)[0] if self.can_run_ahead else None)
         ranks = self._frame.ranks
         noise = Noise(sampling.seed & _SEED_MASK, codebooks=self._model.config.slow.codebooks, ranks=ranks)
         rules = Rules.of(sampling, ranks)
-        self._sequences[slot] = _Sequence(length, length - 1, sampling.max_frames, sampling.min_frames, rules, noise)
+        self._sequences[slot] = _Sequence(
+            length, length - 1, column, sampling.max_frames, sampling.min_frames, rules, noise
+        )
 
     def step(self, slots: Sequence[int]) -> list[npt.NDArray[np.int32] | None]:
         """The next frame's codes [K] of each of these slots, None where there is none: `finish` says why.
@@ -166,8 +174,13 @@ class Generator:
                 sequence.started += 1
 
     @property
+    def can_run_ahead(self) -> bool:
+        """Whether a frame may be submitted before the one before it is collected: not if it starts from its codes."""
+        return self.slow.lower is None
+
+    @property
     def in_flight(self) -> int:
-        """Frames that were submitted and not collected; at most `PARITIES`."""
+        """Frames that were submitted and not collected; at most `PARITIES`, or one where none may run ahead."""
         return len(self._flights)
 
     def collect(self) -> dict[int, npt.NDArray[np.int32]]:
@@ -187,6 +200,9 @@ class Generator:
                 sequence.finish = "stop"
             else:
                 frames[slot] = frame[1:]
+                if not self.can_run_ahead:
+                    sequence.column = frame[:, None].copy()
+                    sequence.column[0] += self._model.config.slow.semantic_begin
         return frames
 
     def finish(self, slot: int) -> Finish | None:
@@ -237,12 +253,17 @@ class Generator:
     @property
     def position_bytes(self) -> int:
         """Memory of the keys and values of one position."""
-        return self.slow.cache.position_bytes
+        return self.slow.position_bytes
 
     @property
     def n_bytes(self) -> int:
         """Memory of the keys and values of all slots, and of the graphs."""
         return self.slow.n_bytes + self._frame.n_bytes
+
+    @property
+    def lower_n_bytes(self) -> int:
+        """The same of the layers that are elsewhere."""
+        return self.slow.lower.n_bytes if self.slow.lower else 0
 
     def close(self) -> None:
         for event in self._events:
@@ -264,8 +285,9 @@ class Generator:
                 sequence.finish = "length"
 
     def _launch(self, running: dict[int, _Sequence]) -> _Flight:
-        if len(self._flights) == PARITIES:
-            raise EngineError(f"{PARITIES} frames are in flight: collect one")
+        most = PARITIES if self.can_run_ahead else 1
+        if len(self._flights) == most:
+            raise EngineError(f"frames in flight: {most}, and no more are possible: collect one")
         first, batch = self._batch(running)
         positions = max(sequence.position for sequence in running.values()) + 1
         endless = any(sequence.started < sequence.min_frames for sequence in running.values())
@@ -282,6 +304,10 @@ class Generator:
                 endless=sequence.started < sequence.min_frames,
             )  # fmt: skip
             self._frame.choose(graph, index, sequence.rules, sequence.noise.frame())
+        if not self.can_run_ahead:
+            at = [running[slot].position if slot in running else None for slot in range(first, first + batch)]
+            columns = np.concatenate([running[slot].column for slot in sorted(running)], axis=1)
+            self._frame.feed(graph, self.slow.lift(first, at, columns))
         graph.start()
         done = self._events[self._frames % PARITIES]
         done.record()

@@ -12,8 +12,9 @@ class Graphs:
     One is run at a time, and its outputs are read before the next one runs: see `Arena`.
     """
 
-    def __init__(self, backend: Backend, limit: int) -> None:
-        self._arena = Arena(backend)
+    def __init__(self, backend: Backend, limit: int, *, shares_values: bool = False) -> None:
+        """`shares_values`: see `Arena`."""
+        self._arena = Arena(backend, shares_values=shares_values)
         self._limit = limit
         self._graphs: OrderedDict[Hashable, Graph] = OrderedDict()
 

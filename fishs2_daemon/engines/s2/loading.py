@@ -12,9 +12,10 @@ from fishs2_daemon.engines.s2.clips import ClipCodes
 from fishs2_daemon.engines.s2.codec import Decoder, decoder_skips
 from fishs2_daemon.engines.s2.encoding import ClipEncoder
 from fishs2_daemon.engines.s2.generator import Generator
-from fishs2_daemon.engines.s2.ggml import Backend
+from fishs2_daemon.engines.s2.ggml import Backend, default_threads
 from fishs2_daemon.engines.s2.gguf import GgufFile
-from fishs2_daemon.engines.s2.memory import needs, slots_for, weights_of
+from fishs2_daemon.engines.s2.lower import lower_skips, upper_skips
+from fishs2_daemon.engines.s2.memory import lower_needs, needs, slots_for, weights_of
 from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.engines.s2.model_file import read_config
 from fishs2_daemon.engines.s2.prefixes import Prefixes
@@ -27,6 +28,10 @@ from fishs2_daemon.errors import EngineError
 
 _log = logging.getLogger(__name__)
 
+#: Sound, and the codes of clips, are computed beside the frames, which all wait for: of a processor's threads they get
+#: half as many.
+_BESIDE = 2
+
 #: Of the time that loading takes, the weights' share; the rest builds graphs.
 _WEIGHTS = 0.9
 
@@ -36,6 +41,7 @@ class Loaded:
     """An engine's parts. `close` ends its threads and gives the memory back."""
 
     model: Model
+    lower: Model | None
     tokenizer: Tokenizer
     prompts: PromptFormat
     generator: Generator
@@ -53,6 +59,8 @@ class Loaded:
         self.decoder.close()
         self.generator.close()
         self.model.close()
+        if self.lower:
+            self.lower.close()
         for backend in self.backends:
             backend.close()
 
@@ -63,7 +71,6 @@ def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
         raise EngineError("the S2 engine needs ggml: pip install ggml-python==0.0.45 (it is built from source)")
     with GgufFile.open(options.model_path) as file:
         config = read_config(file)
-        weights = weights_of(file, config)
     slow, codec = config.slow, config.codec
     tokenizer = Tokenizer.open(
         Path(options.tokenizer_path),
@@ -72,16 +79,32 @@ def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
         semantic_end=slow.semantic_end,
     )
     # Streams of work, none of which waits for another: frames, sound, and the codes of clips.
-    frames, sound, reading = (_backend(options) for _ in range(3))
+    frames, sound, reading = _backend(options), _backend(options, _BESIDE), _backend(options, _BESIDE)
     on_gpu = frames.device != "cpu"
-    spare = (Backend.open("cpu", threads=options.n_threads or None),) if on_gpu else ()
+    spare = (_processor(options),) if on_gpu else ()
+    n_lower = _lower_layers(options, slow.layers, on_gpu=on_gpu)
+    below = _processor(options) if n_lower else None
+    skips, others = upper_skips(n_lower), lower_skips(n_lower)
     context = min(options.context, slow.context)
     voices = options.voice_cache_mb << 20
-    slots = slots_for(options.slots, needs(config, weights, context=context, voices=voices, fused=on_gpu), frames)
+    with GgufFile.open(options.model_path) as file:
+        weights, lower_weights = (weights_of(file, config, skip) for skip in (skips, others))
+    sums = [(needs(config, weights, context=context, voices=voices, fused=on_gpu, lower=n_lower), frames)]
+    if below:
+        sums.append((lower_needs(config, lower_weights, context=context, voices=voices, lower=n_lower), below))
+    slots = min(slots_for(options.slots, *each) for each in sums)
+
+    path, im_end = options.model_path, tokenizer.im_end
+    share = _WEIGHTS * lower_weights / (lower_weights + weights)
+    lower = Model.load(path, below, _part(report, 0, share), im_end=im_end, skip=others) if below else None
     model = Model.load(
-        options.model_path, frames, lambda done: report(_WEIGHTS * done), im_end=tokenizer.im_end, skip=decoder_skips
+        path,
+        frames,
+        _part(report, share, _WEIGHTS),
+        im_end=im_end,
+        skip=lambda name: decoder_skips(name) or skips(name),
     )
-    generator = Generator(model, slots=slots, context=context, rope=_rope(options))
+    generator = Generator(model, slots=slots, context=context, rope=_rope(options), lower=lower)
     generator.warm()
     decoder = Decoder(model, backend=sound, streams=slots)
     decoder.warm(slots)
@@ -91,13 +114,17 @@ def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
     prefixes = Prefixes(voices)
     taken = model.n_bytes + generator.n_bytes + decoder.n_bytes
     _log.info("S2 on %s, %d slots of %d positions, %d MB", frames.summary, slots, context, taken >> 20)
-    if frames.is_slow_build:
+    if lower and below:
+        layers = f"the first {n_lower} of {slow.layers} layers on {below.summary}"
+        _log.info("%s, %d MB", layers, (lower.n_bytes + generator.lower_n_bytes) >> 20)
+    if (below or frames).is_slow_build:
         _log.warning(
             "this ggml computes prompts and batches at half the speed: CMAKE_ARGS=-DGGML_LLAMAFILE=ON pip install "
             "--force-reinstall --no-cache-dir --no-deps ggml-python==0.0.45"
         )
     return Loaded(
         model=model,
+        lower=lower,
         tokenizer=tokenizer,
         prompts=PromptFormat(tokenizer, codebooks=slow.codebooks, codebook_size=slow.codebook_size),
         generator=generator,
@@ -109,19 +136,42 @@ def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
             codec=model.digest("c."),
         ),
         prefixes=prefixes,
-        runner=Runner(generator, vocoder, prefixes, frame_s=frame_s, run_ahead=on_gpu),
+        runner=Runner(generator, vocoder, prefixes, frame_s=frame_s, run_ahead=on_gpu and generator.can_run_ahead),
         vocoder=vocoder,
-        backends=(frames, sound, reading, *spare),
+        backends=(frames, sound, reading, *spare, *((below,) if below else ())),
     )
 
 
-def _backend(options: EngineOptions) -> Backend:
+def _backend(options: EngineOptions, share: int = 1) -> Backend:
+    """On a processor, of one in `share` of the threads."""
     name = options.backend
     if name not in ("auto", "cuda", "cpu"):
         raise EngineError(f"FISHS2_BACKEND={name} is not supported by the S2 engine; allowed: auto, cuda, cpu")
     if name == "cuda":
         name = f"cuda:{options.gpu_device}"
-    return Backend.open(name, threads=options.n_threads or None)
+    return Backend.open(name, threads=max(1, (options.n_threads or default_threads()) // share))
+
+
+def _part(report: Callable[[float], None], start: float, end: float) -> Callable[[float], None]:
+    """Reports a fraction of what `report` is told from `start` to `end`."""
+    return lambda done: report(start + (end - start) * done)
+
+
+def _processor(options: EngineOptions) -> Backend:
+    return Backend.open("cpu", threads=options.n_threads or None)
+
+
+def _lower_layers(options: EngineOptions, layers: int, *, on_gpu: bool) -> int:
+    """How many of the slow transformer's layers, the first ones, the processor computes for a GPU."""
+    upper = options.n_gpu_layers
+    if upper < -1:
+        raise EngineError(f"FISHS2_N_GPU_LAYERS={upper}; allowed: -1 (all), and 0 to {layers}")
+    if upper == -1 or upper >= layers:
+        return 0
+    if not on_gpu:
+        _log.info("FISHS2_N_GPU_LAYERS=%d has no effect: there is no GPU in use", upper)
+        return 0
+    return layers - upper
 
 
 def _rope(options: EngineOptions) -> RopeKind:

@@ -1,12 +1,13 @@
 """What the model will take on its device, decided before anything is loaded: nothing is to fail in mid-speech."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 from fishs2_daemon.engines.s2.codec import converted, of_encoder
 from fishs2_daemon.engines.s2.codec.passes import FRAME_COUNTS
-from fishs2_daemon.engines.s2.config import CodecConfig, ModelConfig
+from fishs2_daemon.engines.s2.config import CodecConfig, ModelConfig, SlowConfig
 from fishs2_daemon.engines.s2.ggml import Backend
 from fishs2_daemon.engines.s2.gguf import GgufFile
 from fishs2_daemon.engines.s2.kv import CELLS
@@ -53,37 +54,53 @@ class Needs:
         return f"{parts}, each slot {self.slot // _MB} MB"
 
 
-def weights_of(file: GgufFile, config: ModelConfig) -> int:
-    """Bytes on the device of what a file holds. Its text embedding stays there but for the rows of a head, and so
-    does an output of its own; the codec's convolutions become F32, and its encoder comes and goes."""
+def weights_of(file: GgufFile, config: ModelConfig, skip: Callable[[str], bool] = lambda name: False) -> int:
+    """Bytes on the device of what a file holds, save what `Model.load` is told to skip. Its text embedding stays there
+    but for the rows of a head, and so does an output of its own; the codec's convolutions become F32, and its encoder
+    comes and goes."""
+    rows = {"embeddings.weight": "slow_head" if config.slow.tied_head else "semantic_embeddings"}
+    rows["output.weight"] = "slow_head"
     total = 0
     for name, shape in expected_tensors(config):
         n_bytes = file.tensors[name].nbytes
-        if of_encoder(name):
+        if of_encoder(name) or skip(rows.get(name, name)):
             continue
-        if name in ("embeddings.weight", "output.weight"):
+        if name in rows:
             total += n_bytes * padded(config.slow.codebook_size + 1) // shape[-1]
         else:
             total += prod(shape) * _F32 if converted(name) else n_bytes
     return total
 
 
-def needs(config: ModelConfig, weights: int, *, context: int, voices: int, fused: bool) -> Needs:
-    """`weights` and `voices` in bytes; `fused` is whether attention keeps its scores to itself."""
-    slow, tokens = config.slow, PREFILL_TOKENS[-1]
+def needs(config: ModelConfig, weights: int, *, context: int, voices: int, fused: bool, lower: int = 0) -> Needs:
+    """`weights` and `voices` in bytes; `fused` is whether attention keeps its scores to itself; so many of the slow
+    transformer's layers, the first ones, are elsewhere."""
+    codec, layers = config.codec.quantizer_transformer, config.slow.layers - lower
+    told = _of_layers(config.slow, layers, weights, context=context, voices=voices, fused=fused)
+    stream = 2 * codec.layers * codec.kv_width * codec.window * _F32
+    return replace(told, graphs=told.graphs + _codec_pass(config.codec), stream=stream)
+
+
+def lower_needs(config: ModelConfig, weights: int, *, context: int, voices: int, lower: int) -> Needs:
+    """Of those first layers, on a processor."""
+    return _of_layers(config.slow, lower, weights, context=context, voices=voices, fused=False)
+
+
+def _of_layers(slow: SlowConfig, layers: int, weights: int, *, context: int, voices: int, fused: bool) -> Needs:
+    if not layers:
+        return Needs(weights, graphs=0, voices=0, positions=0, stream=0)
+    tokens = PREFILL_TOKENS[-1]
     cells = -(-(context + 1) // CELLS) * CELLS
     activations = tokens * (3 * slow.ffn + 4 * slow.width + 2 * slow.q_width + 2 * slow.kv_width) * _F32
     scores = 0 if fused else tokens * slow.heads * cells * _F32
     # The inputs of a prompt's largest graph: for every token a mask, an embedding, a row and a position.
     inputs = tokens * (cells * _F16 + slow.width * _F32 + 12)
-    codec = config.codec.quantizer_transformer
-    stream = 2 * codec.layers * codec.kv_width * codec.window * _F32
     return Needs(
         weights=weights,
-        graphs=activations + scores + inputs + _codec_pass(config.codec),
-        voices=voices,
-        positions=2 * slow.layers * slow.kv_width * cells * _F16,
-        stream=stream,
+        graphs=activations + scores + inputs,
+        voices=voices * layers // slow.layers,
+        positions=2 * layers * slow.kv_width * cells * _F16,
+        stream=0,
     )
 
 
@@ -102,6 +119,7 @@ def slots_for(asked: int, needs: Needs, backend: Backend) -> int:
         raise EngineError(
             f"{slots} slots need {needed // _MB} MB on {backend.device} ({needs}), and {free // _MB} MB are free: "
             f"fewer FISHS2_SLOTS, a smaller FISHS2_CONTEXT or FISHS2_VOICE_CACHE_MB, or a smaller quantisation"
+            + ("" if backend.device == "cpu" else "; or with fewer FISHS2_N_GPU_LAYERS the processor does the others")
         )
     return slots
 

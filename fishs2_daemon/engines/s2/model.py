@@ -85,7 +85,8 @@ class Model:
 
         `im_end` is the end token, which only the tokenizer knows; without it the transformers are left out, for those
         who want the codec alone. Tensors for whose name `skip` is true are left out, too: for those who keep them in
-        another form (`values`, `upload`), or on another device. Raises `ModelFileError`, or `EngineError` when the device is too small.
+        another form (`values`, `upload`), or on another device. Raises `ModelFileError`, or `EngineError` when the
+        device is too small.
         """
         file = GgufFile.open(path)
         try:

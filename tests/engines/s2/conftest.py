@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 #: Tests that compute: they need ggml's libraries, which are built from source where a compiler is.
 _COMPUTING = (
     "ggml", "codec", "slow", "fast", "sampling", "frames", "parity", "batching", "prefixes", "clips", "memory",
-    "quantisations", "worker_fuzz",
+    "quantisations", "worker_fuzz", "split",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The slow transformer's first layers on a device of their own: whatever is spoken, nobody hears where they are."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
@@ -22,7 +23,7 @@ from fishs2_daemon.engines.s2.tiny import TINY, make_model
 from fishs2_daemon.errors import EngineError
 from fishs2_daemon.text.phrase import Phrase
 from tests.engines.s2 import test_s2_frames as frames
-from tests.engines.s2 import test_s2_runner as runner
+from tests.engines.s2.batching.stage import QUICK, SLOTS, Machine
 from tests.engines.s2.test_s2_frames import AR, GOLDEN, GREEDY, META, PROMPTS, speak
 
 FILE = GOLDEN / "tiny-f32.gguf"
@@ -219,18 +220,28 @@ def test_parts_that_do_not_fit_together_are_told(backend: Backend, parts: tuple[
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("codec") / "codec.gguf"
-    make_model(path, runner.QUICK, seed=5)
+    make_model(path, QUICK, seed=5)
     return path
 
 
-async def test_runner_and_vocoder_on_it(generator: Generator, codec: Path) -> None:
+async def test_listeners_hear_it_beside_each_other_and_from_a_warm_voice(generator: Generator, codec: Path) -> None:
     with (
         Backend.open("cpu", threads=1) as sound,
         Model.load(codec, sound) as codec_model,
-        Decoder(codec_model, streams=runner.SLOTS) as decoder,
-        runner.Machine(generator, decoder, decoder).running(run_ahead=generator.can_run_ahead) as stage,
+        Decoder(codec_model, streams=SLOTS) as decoder,
     ):
-        await runner.test_the_golden_conversation(stage)
+        machine = Machine(generator, decoder, decoder)
+        with machine.running(run_ahead=generator.can_run_ahead) as stage:
+            for _ in range(2):
+                seats = [stage.runner.join() for _ in "AB"]
+                heard = await asyncio.gather(
+                    *(stage.say(seat, prompt, prefix=80) for seat, prompt in zip(seats, PROMPTS, strict=False))
+                )
+                for name, each in zip("AB", heard, strict=True):
+                    assert np.array_equal(each.answer.codes, AR[f"{name}_frames"][1:])
+                for seat in seats:
+                    stage.runner.leave(seat)
+                assert len(machine.prefixes) == 2
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +274,7 @@ async def spoken(options: EngineOptions) -> bytes:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor that says that it is one."""
 
-    def opened(options: EngineOptions) -> Backend:
+    def opened(options: EngineOptions, share: int = 1) -> Backend:
         backend = Backend.open("cpu", threads=1)
         backend.device = "cuda:0"
         return backend

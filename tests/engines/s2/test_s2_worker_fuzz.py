@@ -23,6 +23,7 @@ import pytest
 from fishs2_daemon.engines.base import Utterance
 from fishs2_daemon.engines.s2.ggml_type import GgmlType
 from fishs2_daemon.engines.s2.tiny import TINY, Geometry, make_model
+from fishs2_daemon.text.phrase import Phrase
 from fishs2_daemon.worker import wire
 from fishs2_daemon.worker.wire import Frame, Kind
 from tests.engines.s2.gguf_fuzz import Parts, damaged, rewritten
@@ -101,7 +102,7 @@ class Worker:
         """Why it was not spoken; empty if it was."""
         self._spoken += 1
         self._send(wire.start_frame(self._spoken, Utterance("s2", _no_phrases())))
-        self._send(wire.text_frame(Kind.PHRASE, self._spoken, text))
+        self._send(wire.phrase_frame(self._spoken, Phrase(text)))
         self._send(Frame(Kind.FINISH, self._spoken))
         return (await self._answer(Kind.END, Kind.ERROR)).body.decode()
 
@@ -116,7 +117,7 @@ class Worker:
         raise AssertionError(f"the worker ended with status {await self._process.wait()}")
 
 
-async def _no_phrases() -> AsyncIterator[str]:
+async def _no_phrases() -> AsyncIterator[Phrase]:
     """They go by frames of their own."""
     return
     yield

@@ -5,7 +5,7 @@ what the operation takes; a mistake is an `EngineError` (of shapes: `ShapeError`
 """
 
 from fishs2_daemon.engines.s2.ggml.arena import Arena
-from fishs2_daemon.engines.s2.ggml.backend import Backend, Event, Memory
+from fishs2_daemon.engines.s2.ggml.backend import Backend, Event, Memory, default_threads
 from fishs2_daemon.engines.s2.ggml.dtypes import DType
 from fishs2_daemon.engines.s2.ggml.emit import UnsupportedOperation
 from fishs2_daemon.engines.s2.ggml.graph import Graph, GraphBuilder
@@ -25,6 +25,7 @@ __all__ = [
     "Store",
     "Tensor",
     "UnsupportedOperation",
+    "default_threads",
     "dequantize",
     "quantize",
 ]

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fishs2_daemon.engines.s2.ggml.backend import Backend
 from fishs2_daemon.engines.s2.ggml.context import new_context
 from fishs2_daemon.errors import EngineError
@@ -11,10 +14,14 @@ class Arena:
     """Graphs built into one arena share its memory, and are run one after another: what one leaves there, outputs
     included, the next one overwrites. The largest graph is built first; a larger one that comes later moves the
     memory, and the graphs before it are `stale` and must be built again.
+
+    With `shares_values`, `Graph.inputs` are the same host memory, too: each run fills all of them anew.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, *, shares_values: bool = False) -> None:
         self.backend = backend
+        self._shares_values = shares_values
+        self._values = np.zeros(0, np.uint8)
         #: Changes when the memory moves.
         self.generation = 0
         native = backend.native
@@ -46,6 +53,14 @@ class Arena:
                 return buffer
             self._inputs, self._inputs_size = ffi.gc(buffer, native.ggml_backend_buffer_free), size
         return self._inputs
+
+    def values(self, size: int) -> npt.NDArray[np.uint8]:
+        """So many bytes of the host's memory for what inputs are filled with; zeros at first."""
+        if not self._shares_values:
+            return np.zeros(size, np.uint8)
+        if size > self._values.size:
+            self._values = np.zeros(size, np.uint8)
+        return self._values[:size]
 
     def place(self, graph: Any) -> bool:
         """Give the graph's tensors their addresses; False when the device has not enough memory."""

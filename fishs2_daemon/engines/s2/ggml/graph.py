@@ -211,7 +211,7 @@ class Graph:
         for value in inputs.values():
             starts.append(total)
             total += -(-value.tensor.n_bytes // _INPUT_ALIGNMENT) * _INPUT_ALIGNMENT
-        self._staging = np.zeros(total, np.uint8)
+        self._staging = self._arena.values(total)
         self._bytes = ffi.from_buffer(self._staging)
         if not total:
             return
