@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -43,7 +44,7 @@ TEST = frozenset({"preview", "test"})
 #: A process for each core; a file's tests share what they make.
 PARALLEL = ("--numprocesses=auto", "--dist=loadfile")
 
-COMMANDS = ("serve", "say", "voices", "doctor", "bench")
+COMMANDS = ("serve", "say", "voices", "models", "doctor", "bench")
 BACKENDS = ("auto", "cuda", "vulkan", "metal", "cpu")
 QUANTS = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k", "q2_k")
 
@@ -65,6 +66,8 @@ and where relative paths of its settings begin. Options beat the environment, th
 Caches stay in this folder (.pip-cache, .hf) unless PIP_CACHE_DIR or HF_HOME say otherwise. FISHS2_TEMP_DIR in the
 environment moves temporary files."""
 
+#: Options that have an effect whichever engine speaks.
+ALWAYS = frozenset({"host", "port", "model_quant", "model_q4", "skip_downloads", "force_downloads"})
 NO_S2 = "no effect on the preview voice, which speaks unless FISHS2_ENGINE=s2"
 
 
@@ -108,7 +111,7 @@ def translate(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], list
 
     given = {name: value for name, value in vars(options).items() if value not in (None, False)}
     remarks = ["--pixi-path: ignored, nothing here needs pixi"] if given.pop("pixi_path", None) else []
-    remarks += [f"--{name.replace('_', '-')}: {NO_S2}" for name in given if name not in ("host", "port")]
+    remarks += [f"--{name.replace('_', '-')}: {NO_S2}" for name in given if name not in ALWAYS]
     if given.pop("model_q4", False):
         given["model_quant"] = "q4_k_m"
     if "skip_downloads" in given:
@@ -119,7 +122,7 @@ def translate(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], list
 
 def become_daemon(arguments: Sequence[str]) -> int:
     """Replaces this process by the daemon, so that signals and the exit status are its own."""
-    install(SERVE)
+    install(SERVE | _s2_extra(arguments[0]))
     if arguments[0] != "say":
         # Where `.env` is. Not for `say`: its file belongs to the folder of whoever typed it.
         os.chdir(ROOT)
@@ -171,11 +174,28 @@ def install(extras: frozenset[str]) -> None:
 
 def install_for_tests() -> None:
     """The S2 engine's libraries are built from source, so they are left out where nothing here can build them."""
-    if any(map(shutil.which, ("c++", "g++", "clang++"))):
+    if _has_compiler():
         install(TEST | {"s2"})
     else:
         install(TEST)
         tell("no C++ compiler: the tests of the S2 engine are left out (sudo apt install g++)")
+
+
+def _s2_extra(command: str) -> frozenset[str]:
+    """The S2 engine's libraries, for those who have its model, ask for it, or fetch it."""
+    told = (ROOT / ".env").read_text(encoding="utf-8", errors="replace") if (ROOT / ".env").is_file() else ""
+    told += "".join(f"\n{name.upper()}={value}" for name, value in os.environ.items())
+    asked = re.search(r"(?im)^ *(export +)?FISHS2_(ENGINE *= *[\"']?s2\b|MODEL_(QUANT|PATH|URL) *= *\S)", told)
+    if command != "models" and not asked and not any((ROOT / "models").glob("*.gguf")):
+        return frozenset()
+    if not _has_compiler():
+        tell("no C++ compiler, which the S2 engine's libraries are built with: sudo apt install g++")
+        return frozenset()
+    return frozenset({"s2"})
+
+
+def _has_compiler() -> bool:
+    return any(map(shutil.which, ("c++", "g++", "clang++")))
 
 
 def tell(text: str) -> None:
@@ -201,15 +221,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", metavar="H", help="HTTP address to listen on (FISHS2_HOST)")
     parser.add_argument("--port", metavar="N", type=_whole(0, 65535), help="HTTP port (FISHS2_PORT)")
     s2 = parser.add_argument_group(
-        "options without effect yet", "For the S2 engine, which is not finished: the preview voice speaks."
+        "options of the S2 engine", "With --model-quant the daemon fetches a model file that is missing."
     )
     s2.add_argument("--backend", metavar="B", type=_one_of(BACKENDS), help=", ".join(BACKENDS))
-    s2.add_argument("--model-quant", metavar="Q", type=_one_of(QUANTS), help=", ".join(QUANTS))
+    s2.add_argument("--model-quant", metavar="Q", type=_one_of(QUANTS), help=f"fetch and take {', '.join(QUANTS)}")
     s2.add_argument("--model-q4", action="store_true", help="same as --model-quant q4_k_m, and beats it")
     s2.add_argument("--n-gpu-layers", metavar="N", type=_whole(-1, 1000), help="layers on the GPU, -1: all")
     s2.add_argument("--skip-gpu-check", action="store_true", help="start without looking for a GPU")
     s2.add_argument("--skip-downloads", action="store_true", help="use the files that are there; beats the next one")
-    s2.add_argument("--force-downloads", action="store_true", help="fetch the model files again")
+    s2.add_argument("--force-downloads", action="store_true", help="fetch the model files again at every start")
     s2.add_argument("--pixi-path", metavar="P", help="ignored: nothing here needs pixi")
     return parser
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fishs2_daemon import __version__, configuration, logs, voices_cli
+from fishs2_daemon import __version__, configuration, logs, models_cli, voices_cli
 from fishs2_daemon.errors import ConfigError, Fishs2Error
 
 #: sysexits.h: a setting is wrong. The unit does not restart the daemon then.
@@ -87,6 +87,7 @@ def say(
 
 
 app.add_typer(voices_cli.app, name="voices")
+app.add_typer(models_cli.app, name="models")
 
 
 @app.command()

@@ -9,6 +9,7 @@ from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from fishs2_daemon.artifacts.artifact import locate
 from fishs2_daemon.engine_choice import choose_engine
 from fishs2_daemon.errors import ConfigError
 from fishs2_daemon.settings import ENV_PREFIX, RELOADABLE, RETIRED, S2_SETTINGS, WITHOUT_EFFECT_YET, Settings
@@ -41,6 +42,8 @@ def load(**overrides: Any) -> Settings:
         raise ConfigError(_one_line(error)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f".env: cannot be read: {error}") from None
+    files = locate(settings)
+    settings.model_path, settings.tokenizer_path = files.model, files.tokenizer
     settings.api_keys = [*settings.api_keys, *_keys_from_files(settings)]
     return settings
 

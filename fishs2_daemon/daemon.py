@@ -5,12 +5,14 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from adapters.fishaudio import routes as fishaudio
 from adapters.openai.server import HttpDoor
 from fishs2_daemon import configuration, logs
+from fishs2_daemon.artifacts.errors import ArtifactError
+from fishs2_daemon.artifacts.fetch import fetch, is_wanted
 from fishs2_daemon.catalogue import VoiceCatalogue
 from fishs2_daemon.discovery import Discovery, listening_addresses
 from fishs2_daemon.engine_choice import choose_engine
@@ -34,9 +36,19 @@ _STATUS_INTERVAL_S = 2.0
 _EXTENSION_S = 30.0
 
 
+#: How long an answer of the preview voice may hold up the model that has come.
+_QUIET_S = 60.0
+
+
 @asynccontextmanager
-async def running_service(settings: Settings) -> AsyncIterator[tuple[SpeechService, WorkerPool]]:
-    """The service and its worker without any door, for as long as the context lasts."""
+async def running_service(
+    settings: Settings, *, may_fetch: bool = False
+) -> AsyncIterator[tuple[SpeechService, WorkerPool]]:
+    """The service and its worker without any door, for as long as the context lasts.
+
+    With `may_fetch` the model's files are fetched where the settings ask for it: with `auto` the preview voice speaks
+    until they are there, else the engine counts as loading.
+    """
     metrics = Metrics()
     choice = choose_engine(settings)
     if choice.missing:
@@ -44,13 +56,43 @@ async def running_service(settings: Settings) -> AsyncIterator[tuple[SpeechServi
     workers = WorkerPool(choice.name, settings, metrics)
     catalogue = VoiceCatalogue(settings, await asyncio.to_thread(VoiceStore, settings.voices_dir))
     service = SpeechService(settings, workers, catalogue, metrics)
-    running = [asyncio.create_task(workers.run()), asyncio.create_task(service.keep_warm())]
+    working = _fetch_and_work(settings, service, workers) if may_fetch and is_wanted(settings) else workers.run()
+    running = [asyncio.create_task(working), asyncio.create_task(service.keep_warm())]
     try:
         yield service, workers
     finally:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _fetch_and_work(settings: Settings, service: SpeechService, workers: WorkerPool) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        if settings.engine == "auto":
+            tasks.create_task(workers.run())
+        workers.fetching("fetching the model")
+        try:
+            await fetch(settings, lambda what, fraction: workers.fetching(f"{what} {fraction:.0%}"))
+        except ArtifactError as error:
+            _log.error("%s", error)
+        else:
+            _log.info("the model is there")
+        workers.fetching("")
+        if settings.engine != "auto":
+            tasks.create_task(workers.run())
+        elif (choice := choose_engine(settings)).name != "espeak":
+            await _quiet(service, workers)
+            workers.become(choice.name)
+        elif choice.missing:
+            _log.info("the preview voice (espeak-ng) goes on speaking: %s", choice.missing)
+
+
+async def _quiet(service: SpeechService, workers: WorkerPool) -> None:
+    """Until nobody speaks, or `_QUIET_S` are over."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_QUIET_S):
+            while service.running:
+                await workers.wait_for_change(0.1)
 
 
 class Daemon:
@@ -71,7 +113,7 @@ class Daemon:
         """Raises `ConfigError` or `ListenError` before anything is served."""
         self._handle_signals()
         self._sockets = open_doors(self.settings)
-        async with running_service(self.settings) as (service, workers):
+        async with running_service(self.settings, may_fetch=True) as (service, workers):
             self._service, self._workers = service, workers
             self._wyoming = WyomingServer(service)
             self._http = [HttpDoor(service, self.settings, fishaudio.ROUTES) for _ in self._sockets.http]

@@ -18,9 +18,9 @@ def choose_engine(settings: Settings) -> EngineChoice:
     """What is set; with `auto` S2 Pro where its files and libraries are there, else the preview voice."""
     if settings.engine != "auto":
         return EngineChoice(settings.engine)
-    for path, setting in ((settings.model_path, "MODEL_PATH"), (settings.tokenizer_path, "TOKENIZER_PATH")):
+    for path in (settings.model_path, settings.tokenizer_path):
         if not path.is_file():
-            return EngineChoice("espeak", f"there is no {path}: put it there, or name it with FISHS2_{setting}")
+            return EngineChoice("espeak", f"there is no {path}: run `fishs2-daemon models get`")
     if missing := [name for name in ("ggml", "numpy", "tokenizers") if importlib.util.find_spec(name) is None]:
         return EngineChoice("espeak", f"{', '.join(missing)} is missing: pip install 'fishs2-daemon[s2]'")
     return EngineChoice("s2")

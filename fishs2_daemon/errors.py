@@ -27,6 +27,7 @@
         EngineError               the engine reported a failure of its own
           ModelFileError, PromptError, ShapeError, UnsupportedOperation    drawn where the S2 engine has them
       StorageError                the voice store cannot be written or read: a full disk, a wrong owner
+      ArtifactError               a model file; what can be wrong with it is drawn in artifacts/errors.py
       ProtocolError               a peer broke the wire format
 
 `code` is the stable, machine-readable name that doors put beside the text.

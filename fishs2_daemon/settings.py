@@ -56,8 +56,8 @@ def _blank_is_none(value: Any) -> Any:
 
 
 def _matching(pattern: str, allowed: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if re.fullmatch(pattern, value) is None:
+    def check(value: str | None) -> str | None:
+        if value is not None and re.fullmatch(pattern, value) is None:
             raise ValueError(allowed)
         return value
 
@@ -74,6 +74,15 @@ Networks = Annotated[list[IPv4Network | IPv6Network], NoDecode, BeforeValidator(
 Name = Annotated[str, Field(min_length=1)]
 OptionalName = Annotated[str | None, BeforeValidator(_blank_is_none)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_blank_is_none)]
+OptionalUrl = Annotated[
+    str | None, _matching(r"https?://[^\s/@]+/\S*", "an http:// or https:// address"), BeforeValidator(_blank_is_none)
+]
+OptionalSha256 = Annotated[
+    str | None,
+    _matching(r"[0-9a-f]{64}", "64 hexadecimal digits"),
+    BeforeValidator(_lower),
+    BeforeValidator(_blank_is_none),
+]
 HeaderName = Annotated[str, _matching(r"[A-Za-z0-9-]+", "letters, digits and -")]
 FileName = Annotated[str, _matching(r"\w[\w.-]*", "a file name of letters, digits, _, - and .")]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -183,6 +192,14 @@ class Settings(BaseSettings):
     model_quant: Annotated[
         Literal["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k", "q2_k"], BeforeValidator(_lower)
     ] = Field("q8_0", description="quantisation of the model file to fetch")
+    hf_repo_id: Annotated[str, _matching(r"[\w.-]+/[\w.-]+", "owner/name of a repository of the hub")] = Field(
+        "rodrigomt/s2-pro-gguf", description="hub repository of the model files"
+    )
+    model_url: OptionalUrl = Field(None, description="fetch the model file from there instead")
+    model_sha256: OptionalSha256 = Field(None, description="SHA-256 that the model file must have")
+    tokenizer_url: OptionalUrl = Field(None, description="fetch the tokenizer from there instead")
+    tokenizer_sha256: OptionalSha256 = Field(None, description="SHA-256 that the tokenizer must have")
+    accept_license: bool = Field(False, description="accept the model's licence: non-commercial use only")
     skip_gpu_check: bool = Field(False, description="start without looking for a GPU")
     skip_downloads: bool = Field(False, description="use the model files that are there")
     force_downloads: bool = Field(False, description="fetch the model files again")
@@ -209,7 +226,7 @@ class Settings(BaseSettings):
 
 
 #: Settings that nothing acts on yet.
-WITHOUT_EFFECT_YET = frozenset({"models_dir", "model_quant", "skip_gpu_check", "skip_downloads", "force_downloads"})
+WITHOUT_EFFECT_YET = frozenset({"skip_gpu_check"})
 
 #: Settings that only the S2 engine acts on.
 S2_SETTINGS = frozenset(
@@ -221,8 +238,8 @@ S2_SETTINGS = frozenset(
 #: Names that the replaced wrapper reads and that nothing here needs: its native runtime, its downloads, its extra logs.
 RETIRED = frozenset(
     {"s2_dll_path", "runtime_dir", "runtime_extra_dll_dirs", "runtime_zip_path", "runtime_zip_url"}
-    | {"runtime_zip_sha256", "hf_repo_id", "model_url", "model_sha256", "tokenizer_url", "tokenizer_sha256"}
-    | {"require_nvidia_gpu", "min_reference_audio_seconds", "verbose", "access_log_file", "error_log_file"}
+    | {"runtime_zip_sha256", "require_nvidia_gpu", "min_reference_audio_seconds", "verbose"}
+    | {"access_log_file", "error_log_file"}
 )
 
 #: Settings that a reload (SIGHUP) takes over from the environment file; the others need a restart.

@@ -199,7 +199,7 @@ def test_options_of_the_manager_become_settings(ready: Project) -> None:
         "FISHS2_FORCE_DOWNLOADS": "true",
     }
     lines = result.err.splitlines()
-    named = ["--pixi-path", "--backend", "--model-quant", "--n-gpu-layers", "--skip-gpu-check", "--force-downloads"]
+    named = ["--pixi-path", "--backend", "--n-gpu-layers", "--skip-gpu-check"]
     assert len(lines) == len(named)
     for option in named:
         assert sum(line.startswith(f"run.py: {option}: ") for line in lines) == 1
@@ -261,7 +261,10 @@ def test_a_wrong_value_is_one_line_and_status_78(project: Project, arguments: li
 def test_an_unknown_command_is_refused_before_anything_is_installed(project: Project) -> None:
     result = project.call("tset")
     assert result.status == 2
-    assert result.err == "run.py: 'tset' is no command; there are: serve, say, voices, doctor, setup, test\n"
+    assert (
+        result.err
+        == "run.py: 'tset' is no command; there are: serve, say, voices, models, doctor, bench, setup, test\n"
+    )
     assert project.calls == []
 
 
@@ -506,7 +509,12 @@ def test_a_venv_that_lacks_only_pip_is_completed(project: Project, monkeypatch: 
 def test_all_three_steps_run_and_the_first_failure_is_the_status(ready: Project) -> None:
     result = ready.call("test", "-k", "a b", MYPY_STATUS="2", PYTEST_STATUS="5")
     assert result.status == 2
-    assert ready.calls == ["-m ruff check", "-m ruff format --check", "-m mypy", "-m pytest -k a b"]
+    assert ready.calls == [
+        "-m ruff check",
+        "-m ruff format --check",
+        "-m mypy",
+        "-m pytest --numprocesses=auto --dist=loadfile -k a b",
+    ]
     assert [line.split(",")[0] for line in result.out.splitlines()] == [
         "lint   passed",
         "types  failed (2)",
@@ -525,7 +533,7 @@ def test_all_passed_is_status_0(ready: Project) -> None:
     [
         ("scripts/check", ["ruff check", "ruff format --check", "mypy "]),
         ("scripts/lint", ["ruff check --fix", "ruff format"]),
-        ("scripts/test", ["python3 -m pytest -x a b"]),
+        ("scripts/test", ["python3 -m pytest --numprocesses=auto --dist=loadfile -x a b"]),
         ("scripts/setup", []),
         (".ci/run", []),
     ],
@@ -550,7 +558,7 @@ def test_scripts_work_from_any_directory(
     recorded = ready.root / "script-calls"
     assert (recorded.read_text().splitlines() if recorded.exists() else []) == calls
     if script == ".ci/run":
-        assert "-m pytest" in ready.calls
+        assert "-m pytest --numprocesses=auto --dist=loadfile" in ready.calls
         assert "tests  passed" in done.stdout
 
 
@@ -562,3 +570,34 @@ def test_ci_ends_with_the_status_of_the_tests(ready: Project) -> None:
         check=False,
     )
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, False),
+        ({"FISHS2_ENGINE": "s2"}, True),
+        ({"FISHS2_ENGINE": "espeak"}, False),
+        ({"FISHS2_MODEL_QUANT": "q6_k"}, True),
+        ({".env": "export FISHS2_ENGINE = 's2'\n"}, True),
+        ({".env": "# FISHS2_ENGINE=s2\nFISHS2_MODEL_QUANT=\n"}, False),
+        ({"models": "s2-pro-q6_k.gguf"}, True),
+    ],
+    ids=str,
+)
+def test_the_s2_engine_is_installed_for_those_who_want_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, str], wanted: bool
+) -> None:
+    run = _load(ROOT / "run.py")
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "_has_compiler", lambda: True)
+    (tmp_path / "models").mkdir()
+    for name, value in given.items():
+        if name == ".env":
+            (tmp_path / ".env").write_text(value)
+        elif name == "models":
+            (tmp_path / "models" / value).touch()
+        else:
+            monkeypatch.setenv(name, value)
+    assert ("s2" in run._s2_extra("serve")) is wanted
+    assert "s2" in run._s2_extra("models")

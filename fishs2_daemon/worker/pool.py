@@ -25,11 +25,12 @@ class WorkerPool:
 
     def __init__(self, engine: str, settings: Settings, metrics: Metrics, *, command: Sequence[str] = COMMAND) -> None:
         self._changed = asyncio.Event()
-        self._speaking: dict[Supervisor, int] = {}
-        # Only the S2 engine computes on a device.
-        for device in settings.gpu_device if engine == "s2" else settings.gpu_device[:1]:
-            member = Supervisor(engine, settings, metrics, gpu_device=device, on_change=self._announce, command=command)
-            self._speaking[member] = 0
+        self._settings = settings
+        self._metrics = metrics
+        self._command = command
+        self._fetching = ""
+        self._succeeding = asyncio.Event()
+        self._speaking = self._employ(engine)
 
     @property
     def members(self) -> tuple[Supervisor, ...]:
@@ -37,10 +38,17 @@ class WorkerPool:
 
     @property
     def state(self) -> EngineState:
-        return self._best.state
+        state = self._best.state
+        return EngineState.LOADING if self._fetching and state is not EngineState.READY else state
 
     @property
     def detail(self) -> str:
+        if not self._fetching:
+            return self._work
+        return f"{self._work}; {self._fetching}" if self._best.state is EngineState.READY else self._fetching
+
+    @property
+    def _work(self) -> str:
         if len(self.members) == 1:
             return self._best.detail
         ready = sum(member.state is EngineState.READY for member in self.members)
@@ -60,12 +68,27 @@ class WorkerPool:
 
     @property
     def is_live(self) -> bool:
-        return any(member.is_live for member in self.members)
+        return bool(self._fetching) or any(member.is_live for member in self.members)
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for member in self.members:
-                tasks.create_task(member.run())
+        while True:
+            async with asyncio.TaskGroup() as tasks:
+                lives = [tasks.create_task(member.run()) for member in self.members]
+                await self._succeeding.wait()
+                self._succeeding.clear()
+                for life in lives:
+                    life.cancel()
+
+    def fetching(self, what: str) -> None:
+        """Files of the engine are on their way, until `what` is empty: it is a part of the detail meanwhile."""
+        self._fetching = what
+        self._announce()
+
+    def become(self, engine: str) -> None:
+        """Speak with `engine` from now on. Answers that run are cut off."""
+        self._speaking = self._employ(engine)
+        self._succeeding.set()
+        self._announce()
 
     async def ready(self, timeout_s: float) -> EngineInfo:
         """Wait for a worker. Raises `Loading` after `timeout_s`, `EngineUnavailable` when none starts."""
@@ -81,14 +104,15 @@ class WorkerPool:
 
     async def speak(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
         """As `Supervisor.speak`, by the worker that is ready and has the least to do."""
-        member = min(self.members, key=lambda member: (member.pid is None, self._speaking[member]))
-        self._speaking[member] += 1
+        speaking = self._speaking
+        member = min(speaking, key=lambda member: (member.pid is None, speaking[member]))
+        speaking[member] += 1
         try:
             async with aclosing(member.speak(utterance)) as blocks:
                 async for block in blocks:
                     yield block
         finally:
-            self._speaking[member] -= 1
+            speaking[member] -= 1
 
     async def refresh(self) -> None:
         """Ask the workers for their voices again, where there are any."""
@@ -104,6 +128,17 @@ class WorkerPool:
     @property
     def _best(self) -> Supervisor:
         return min(self.members, key=lambda member: (member.pid is None, _BEST_FIRST.index(member.state)))
+
+    def _employ(self, engine: str) -> dict[Supervisor, int]:
+        # Only the S2 engine computes on a device.
+        devices = self._settings.gpu_device if engine == "s2" else self._settings.gpu_device[:1]
+        return {
+            Supervisor(
+                engine, self._settings, self._metrics, gpu_device=device, on_change=self._announce,
+                command=self._command,
+            ): 0
+            for device in devices
+        }  # fmt: skip
 
     def _announce(self) -> None:
         # Whoever waits has the old event; the next to wait takes a new one.
