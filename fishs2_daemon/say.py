@@ -66,11 +66,7 @@ async def voices(settings: Settings, language: str | None) -> list[Voice]:
         await service.refresh()
         known = service.voices()
     wanted = (language or "").replace("_", "-").lower()
-    return [
-        voice
-        for voice in known
-        if not wanted or wanted in (voice.id, *(tag.lower() for tag in voice.languages))
-    ]
+    return [voice for voice in known if not wanted or wanted in (voice.id, *(tag.lower() for tag in voice.languages))]
 
 
 def _check(target: Path) -> None:

@@ -42,9 +42,7 @@ def add(
     voice_id: VoiceId,
     clips: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="FILE...", exists=True, dir_okay=False, help="Recordings; the first by name is cloned."
-        ),
+        typer.Argument(metavar="FILE...", exists=True, dir_okay=False, help="Recordings; the first by name is cloned."),
     ],
     text: Annotated[str | None, typer.Option(metavar="TEXT", help="What is said in the first one. Cloning needs it.")],
     language: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Its language, such as `de`.")] = None,

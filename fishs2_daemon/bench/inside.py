@@ -20,6 +20,9 @@ from fishs2_daemon.engines.s2.sampling import Sampling
 from fishs2_daemon.settings import Settings
 
 #: Between two looks at whether the last frame in flight was collected.
+#: A made-up tokenizer has a token for nearly every byte: that many make as long a prompt as a sentence of S2 Pro's.
+_TEXT_CHARS = 20
+
 _LOOK_S = 0.005
 
 
@@ -65,7 +68,7 @@ class Inside:
         runner = self.loaded.runner
         beginning = self.loaded.prompts.begin(references)
         self._texts += 1
-        columns = beginning.ask(sentence(self._texts)).columns
+        columns = beginning.ask(sentence(self._texts)[-_TEXT_CHARS:]).columns
         answer = Answer(columns, fed=0, prefix=beginning.columns.shape[1], sampling=fixed(frames))
         times: list[float] = []
         made = answer.frames = _Frames()
@@ -91,8 +94,9 @@ class Inside:
 def opened(settings: Settings, *, slots: int, context: int) -> Iterator[Inside]:
     """The engine that `settings` name, of so many slots. Raises `EngineError`."""
     given = {field.name: getattr(settings, field.name) for field in fields(EngineOptions)}
-    files = {name: str(given[name]) for name in ("model_path", "tokenizer_path")}
-    loaded = load(EngineOptions(**(given | files | {"slots": slots, "context": context})), lambda fraction: None)
+    given |= {name: str(given[name]) for name in ("model_path", "tokenizer_path")}
+    given |= {"gpu_device": settings.gpu_device[0], "slots": slots, "context": context}
+    loaded = load(EngineOptions(**given), lambda fraction: None)
     try:
         yield Inside(loaded)
     finally:

@@ -35,11 +35,6 @@ ENGINES = {
 _PIECE_BYTES = 32 * 1024
 
 
-#: A thread that comes back from native code waits this long for the interpreter, at most. Python's own 5 ms is a third
-#: of a frame's time on a GPU.
-_SWITCH_S = 0.0005
-
-
 class _Job:
     """One running utterance, and the iterator of its phrases. Its audio goes out as far as the credit reaches."""
 
@@ -186,7 +181,6 @@ def main() -> None:
     if sys.platform == "linux":
         _die_with_the_daemon()
     logging.basicConfig(format="worker: %(levelname)s %(name)s: %(message)s")
-    sys.setswitchinterval(_SWITCH_S)
     asyncio.run(_serve(int(sys.argv[1])))
     # The daemon is gone or done with us. A thread that is stuck in native code must not keep the process.
     os._exit(0)

@@ -95,10 +95,14 @@ class FrameGraph:
     ) -> None:  # fmt: skip
         """Tell where sequence `index` of the batch is, and whether this is its first frame; a position of None lets it
         compute something that nobody sees. Frames that are in flight together differ in their `parity`."""
-        self._slow.stack.place(graph, index, slot, position)
         row = self._slow.cache.slots if position is None else slot
         inputs = graph.inputs
-        inputs["state_rows"][index] = row
+        if position is not None and graph.memo.get(index) == (slot, position - 1):
+            self._slow.stack.move_on(graph, index, slot, position)
+        else:
+            self._slow.stack.place(graph, index, slot, position)
+            inputs["state_rows"][index] = row
+        graph.memo[index] = slot, position
         inputs["result_rows"][index] = self._state.result_row(row, parity)
         inputs["unseen"][index] = _NO_TOKEN if is_first else 0.0
         if "endless" in inputs:
@@ -112,8 +116,10 @@ class FrameGraph:
     def choose(self, graph: Graph, index: int, rules: Rules, noise: npt.NDArray[np.float32]) -> None:
         """Tell how sequence `index` of the batch is drawn; `noise` [K + 1, ranks] is of this frame."""
         inputs = graph.inputs
-        inputs["limits"][index] = rules.limits
-        inputs["coldness"][index] = rules.coldness
+        if graph.memo.get(~index) is not rules:
+            graph.memo[~index] = rules
+            inputs["limits"][index] = rules.limits
+            inputs["coldness"][index] = rules.coldness
         inputs["noise"][index] = noise
 
     @property

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ from fishs2_daemon.engines.s2.vocoder import Vocoder
 from fishs2_daemon.errors import EngineError
 
 _log = logging.getLogger(__name__)
+
+#: A thread that comes back from native code waits this long for the interpreter, at most. Python's own 5 ms are as long
+#: as a frame takes on a GPU.
+_SWITCH_S = 0.0002
 
 #: Sound, and the codes of clips, are computed beside the frames, which all wait for: of a processor's threads they get
 #: half as many.
@@ -67,6 +72,7 @@ class Loaded:
 
 def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
     """`report` is told the fraction that is done. Raises `EngineError`."""
+    sys.setswitchinterval(_SWITCH_S)
     if importlib.util.find_spec("ggml") is None:
         raise EngineError("the S2 engine needs ggml: pip install ggml-python==0.0.45 (it is built from source)")
     with GgufFile.open(options.model_path) as file:

@@ -56,6 +56,13 @@ class Stack:
         inputs["mask"][index, ..., : (position or 0) + 1] = 0
         inputs["mask"][index, ..., (position or 0) + 1 :] = -np.inf
 
+    def move_on(self, graph: Graph, index: int, slot: int, position: int) -> None:
+        """As `place`, where the sequence was at the position before when this graph was last told."""
+        inputs = graph.inputs
+        inputs["rows"][index] = slot * self.cache.cells + position
+        inputs["positions"][index] = position
+        inputs["mask"][index, 0, 0, position] = 0
+
     def fill(self, graph: Graph, slot: int, start: int, x: npt.NDArray[np.float32]) -> None:
         """Tell a graph of one sequence that `x` [n, width] are the slot's tokens from `start` on, others nobody's."""
         inputs, whole, n = graph.inputs, self.cache.cells, len(x)

@@ -114,6 +114,8 @@ class Graph:
         self.name = name
         #: What the next run takes: fill these arrays in place. Shapes are those of the inputs, reversed.
         self.inputs: dict[str, NDArray[Any]] = {}
+        #: What whoever fills `inputs` remembers of them, so as not to fill in again what has not changed.
+        self.memo: dict[int, Any] = {}
         #: Operations, views included.
         self.n_nodes = 0
         #: Device memory that is the graph's own: none where an arena was given.
