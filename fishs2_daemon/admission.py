@@ -50,14 +50,14 @@ class Admission:
             self.running += 1
             return
         if len(self._waiting) >= max_waiting:
-            raise Busy(f"{self.running} texts are being spoken and {len(self._waiting)} wait; try again in a moment")
+            self._refuse_one(priority)
         waiter = _Waiter(priority, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
         try:
             async with asyncio.timeout(timeout_s):
                 await waiter.turn
         except BaseException as error:
-            if waiter.turn.done() and not waiter.turn.cancelled():
+            if waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
                 # The slot was given in the very moment of giving up: pass it on.
                 self.running -= 1
                 self._admit()
@@ -66,6 +66,15 @@ class Admission:
             if isinstance(error, TimeoutError):
                 raise Busy(f"no slot became free within {timeout_s:.0f} s; try again", retry_after_s=5) from None
             raise
+
+    def _refuse_one(self, priority: Priority) -> None:
+        """The queue is full: the last of those who wait with less priority goes; where there is none, the newcomer."""
+        busy = Busy(f"{self.running} texts are being spoken and {len(self._waiting)} wait; try again in a moment")
+        last = next((waiter for waiter in reversed(self._waiting) if waiter.priority > priority), None)
+        if last is None or last.turn.done():
+            raise busy
+        self._waiting.remove(last)
+        last.turn.set_exception(busy)
 
     def _has_room(self, priority: Priority) -> bool:
         reserved = self.slots >= _RESERVING and priority is not Priority.CONVERSATION

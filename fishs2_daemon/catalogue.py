@@ -76,6 +76,10 @@ class VoiceCatalogue:
         Raises `UnknownVoice`, `BrokenVoice`, or `MissingTranscript` for a stored voice that cannot be cloned.
         """
         await self.refresh()
+        return await self._cast_known(request, engine)
+
+    async def _cast_known(self, request: SpeechRequest, engine: EngineInfo) -> Casting:
+        """As `cast`, of the voices that are known."""
         if request.references:
             return self._of_recordings(request.references, "a recording", engine)
         if request.voices:
@@ -100,7 +104,9 @@ class VoiceCatalogue:
     async def _of_speakers(self, voices: Mapping[int, str], engine: EngineInfo) -> Casting:
         if sorted(voices) != list(range(len(voices))):
             raise InvalidRequest("voices: allowed: a voice for each of the speakers 0, 1, 2, ...", param="voices")
-        castings = [await self.cast(SpeechRequest("", voice=voices[speaker]), engine) for speaker in range(len(voices))]
+        castings = [
+            await self._cast_known(SpeechRequest("", voice=voices[speaker]), engine) for speaker in range(len(voices))
+        ]
         if engine.clones and not all(casting.clips for casting in castings):
             own = next(casting.name for casting in castings if not casting.clips)
             raise InvalidRequest(f"voices: {own!r} is no stored voice; allowed: stored voices", param="voices")

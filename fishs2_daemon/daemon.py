@@ -55,6 +55,8 @@ async def running_service(
         _log.info("the preview voice (espeak-ng) speaks instead of S2 Pro: %s", choice.missing)
     workers = WorkerPool(choice.name, settings, metrics)
     catalogue = VoiceCatalogue(settings, await asyncio.to_thread(VoiceStore, settings.voices_dir))
+    with suppress(OSError, Fishs2Error):
+        await catalogue.refresh()
     service = SpeechService(settings, workers, catalogue, metrics)
     working = _fetch_and_work(settings, service, workers) if may_fetch and is_wanted(settings) else workers.run()
     running = [asyncio.create_task(working), asyncio.create_task(service.keep_warm())]
@@ -75,6 +77,8 @@ async def _fetch_and_work(settings: Settings, service: SpeechService, workers: W
             await fetch(settings, lambda what, fraction: workers.fetching(f"{what} {fraction:.0%}"))
         except ArtifactError as error:
             _log.error("%s", error)
+        except Exception:  # noqa: BLE001 - an edge: the preview voice goes on speaking
+            _log.exception("the model was not fetched")
         else:
             _log.info("the model is there")
         workers.fetching("")

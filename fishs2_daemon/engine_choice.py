@@ -1,6 +1,7 @@
 """Which engine speaks, and what is missing for the real one."""
 
 import importlib.util
+import os
 from dataclasses import dataclass
 
 from fishs2_daemon.settings import Settings
@@ -19,7 +20,7 @@ def choose_engine(settings: Settings) -> EngineChoice:
     if settings.engine != "auto":
         return EngineChoice(settings.engine)
     for path in (settings.model_path, settings.tokenizer_path):
-        if not path.is_file():
+        if not os.path.isfile(path):  # what may not be looked at is not there
             return EngineChoice("espeak", f"there is no {path}: run `fishs2-daemon models get`")
     if missing := [name for name in ("ggml", "numpy", "tokenizers") if importlib.util.find_spec(name) is None]:
         return EngineChoice("espeak", f"{', '.join(missing)} is missing: pip install 'fishs2-daemon[s2]'")

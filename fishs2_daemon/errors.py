@@ -33,7 +33,11 @@
 `code` is the stable, machine-readable name that doors put beside the text.
 """
 
+import re
 from typing import ClassVar
+
+#: Engines name files in their reasons. Peers get the file's name, the log gets the path.
+_PATH = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\"<>|:;,()]+)*[/\\]([^\s/\\'\"<>|:;,()]+)")
 
 
 class Fishs2Error(Exception):
@@ -160,3 +164,8 @@ class StorageError(Fishs2Error):
 
 class ProtocolError(Fishs2Error):
     code = "protocol"
+
+
+def without_paths(text: str) -> str:
+    """`text` with every absolute path cut down to its last part."""
+    return _PATH.sub(r"\1", text)

@@ -69,7 +69,8 @@ class References:
     @property
     def folder(self) -> Path:
         """Of temporary files: mode 0700, gone with `close`."""
-        if self._folder is None:
+        if self._folder is None or not self._folder.is_dir():  # who tidies /tmp up may have taken it
+            self._kept.clear()
             self._folder = Path(tempfile.mkdtemp(prefix="fishs2-"))
         return self._folder
 
@@ -107,6 +108,8 @@ class References:
         with self._part() as (part, file):
             digest, size_bytes = await asyncio.to_thread(self._copy, recording, file)
             del recording
+            if digest in self._kept and not self._path(digest).is_file():
+                del self._kept[digest]
             if digest not in self._kept:
                 await self._checked(digest, part, param)
             kept = self._keep(digest, size_bytes, part)
@@ -183,7 +186,7 @@ class References:
             return self._kept[digest]
         self._make_room(size_bytes)
         path = self._path(digest)
-        path.parent.mkdir()
+        path.parent.mkdir(exist_ok=True)
         os.replace(part, path)
         kept = self._kept[digest] = _Kept(size_bytes)
         return kept

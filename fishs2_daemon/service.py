@@ -94,13 +94,14 @@ class SpeechService:
 
     async def keep_warm(self) -> None:
         """Make the voices that are set ready on every worker that comes; runs until it is cancelled."""
-        warmed: set[int] = set()
-        while self.settings.warm_voices:
+        warmed: set[tuple[int, str]] = set()
+        while True:
             for worker in self._workers.members:
-                if worker.pid is not None and worker.pid not in warmed and worker.engine and worker.engine.clones:
-                    warmed.add(worker.pid)
-                    for voice in self.settings.warm_voices:
-                        await self._warm(voice, worker, worker.engine)
+                for voice in self.settings.warm_voices:
+                    engine, pid = worker.engine, worker.pid
+                    if pid is not None and engine and engine.clones and (pid, voice) not in warmed:
+                        warmed.add((pid, voice))
+                        await self._warm(voice, worker, engine)
             await self._workers.wait_for_change(_LOOK_S)
 
     async def speak(self, request: SpeechRequest) -> AsyncGenerator[Pcm, None]:
@@ -142,6 +143,9 @@ class SpeechService:
             clock = _Clock(self.metrics)
             async with self._admission.slot(request.priority, settings.max_queue, settings.queue_timeout_s):
                 clock.admitted()
+                now = await self._workers.ready(settings.queue_timeout_s)
+                if now.name != casting.engine:  # another engine took over while this waited
+                    casting = await self.catalogue.cast(request, now)
                 utterance = Utterance(
                     casting.voice,
                     _Rejoined(first, feed),
@@ -165,11 +169,14 @@ class SpeechService:
             casting = await self.catalogue.cast(SpeechRequest("", voice=voice), engine)
             async with self._admission.slot(Priority.READING, settings.max_queue, settings.queue_timeout_s):
                 utterance = Utterance(casting.voice, _nothing(), casting.clips, priority=Priority.READING)
-                async with aclosing(worker.speak(utterance)) as speech:
+                async with (
+                    asyncio.timeout(settings.worker_start_timeout_s),
+                    aclosing(worker.speak(utterance)) as speech,
+                ):
                     async for _ in speech:
                         pass
             _log.info("the voice %s is warm", casting.name)
-        except Fishs2Error as error:
+        except (Fishs2Error, TimeoutError, OSError) as error:
             _log.warning("FISHS2_WARM_VOICES: %s: %s", voice, error)
 
     def _check(self, request: SpeechRequest) -> None:

@@ -191,3 +191,23 @@ async def test_waiters_come_in_one_by_one_in_their_order() -> None:
         for number in range(20):
             tasks.create_task(speak(number))
     assert order == list(range(20))
+
+
+async def test_a_conversation_takes_the_place_of_the_last_reading_in_a_full_queue() -> None:
+    admission = Admission()
+    async with admission.slot(Priority.READING, 0, PATIENT_S):
+        readings = [asyncio.ensure_future(admission._acquire(Priority.READING, 2, PATIENT_S)) for _ in range(2)]
+        await asyncio.sleep(0)
+        talking = asyncio.ensure_future(admission._acquire(Priority.CONVERSATION, 2, PATIENT_S))
+        with pytest.raises(Busy):
+            await readings[1]
+        with pytest.raises(Busy):
+            await admission._acquire(Priority.READING, 2, PATIENT_S)
+        assert admission.waiting == 2
+    await talking
+    assert admission.running == 1
+    assert not readings[0].done()
+    admission.running -= 1
+    admission._admit()
+    await readings[0]
+    assert (admission.running, admission.waiting) == (1, 0)

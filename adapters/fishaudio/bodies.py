@@ -12,6 +12,7 @@ from sanic import Request
 from adapters.fishaudio.packing import unpacked
 from adapters.openai import uploads
 from adapters.openai.bodies import body_of
+from adapters.openai.context import context_of
 from adapters.openai.errors import HttpError
 
 MSGPACK = frozenset({"application/msgpack", "application/x-msgpack", "application/vnd.msgpack"})
@@ -37,7 +38,7 @@ async def model_of(request: Request, model: type[Model], max_bytes: int) -> Asyn
     """
     kind = request.headers.getone("content-type", "application/json").partition(";")[0].strip().lower()
     if kind in _FORMS:
-        async with uploads.receive(request) as form:
+        async with context_of(request).uploads, uploads.receive(request) as form:
             fields = _fields(form)
         yield validated(model, fields)
         return

@@ -59,7 +59,7 @@ async def update_voice(request: Request, voice_id: str) -> HTTPResponse:
     """Title, description, visibility and tags, those that are given."""
     context, changes = context_of(request), VoiceChanges()
     if "content-type" in request.headers:
-        async with uploads.receive(request) as form:
+        async with context.uploads, uploads.receive(request) as form:
             changes = _changes(form)
     await asyncio.to_thread(context.service.catalogue.store.update, unquote(voice_id), **changes)
     await context.service.refresh()

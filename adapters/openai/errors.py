@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from asyncio import CancelledError
 from collections.abc import Mapping
 from typing import Any, cast
@@ -18,9 +17,6 @@ _log = logging.getLogger(__name__)
 
 #: A message may quote what the client sent; this keeps it an explanation.
 _MESSAGE_CHARS = 400
-
-#: Engines name files in their reasons. Peers get the file's name, the log gets the path.
-_PATH = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\"<>|:;,()]+)*[/\\]([^\s/\\'\"<>|:;,()]+)")
 
 
 class HttpError(Exception):
@@ -92,14 +88,14 @@ def as_http_error(exception: BaseException) -> HttpError:
         case errors.Unavailable():
             return _unavailable(exception)
         case errors.DeadlineExceeded():
-            return HttpError(504, "deadline_exceeded", without_paths(str(exception)))
+            return HttpError(504, "deadline_exceeded", errors.without_paths(str(exception)))
         case errors.WorkerCrashed():
-            return HttpError(500, "engine_crashed", without_paths(str(exception)))
+            return HttpError(500, "engine_crashed", errors.without_paths(str(exception)))
         case errors.SynthesisError():
-            return HttpError(500, "generation_failed", without_paths(str(exception)))
+            return HttpError(500, "generation_failed", errors.without_paths(str(exception)))
         case errors.StorageError():
             no_retry = {"x-should-retry": "false"}
-            return HttpError(507, "insufficient_storage", without_paths(str(exception)), headers=no_retry)
+            return HttpError(507, "insufficient_storage", errors.without_paths(str(exception)), headers=no_retry)
         case CancelledError():
             return HttpError(503, "cancelled", "The request was cancelled.", headers={"Retry-After": "1"})
         case SanicException():
@@ -109,11 +105,6 @@ def as_http_error(exception: BaseException) -> HttpError:
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> HTTPResponse:
     return HTTPResponse(json.dumps(body), status, dict(headers or {}), "application/json")
-
-
-def without_paths(text: str) -> str:
-    """`text` with every absolute path cut down to its last part."""
-    return _PATH.sub(r"\1", text)
 
 
 def _unavailable(error: errors.Unavailable) -> HttpError:
@@ -129,7 +120,7 @@ def _unavailable(error: errors.Unavailable) -> HttpError:
             headers["x-should-retry"] = "false"
         case _:
             code = "server_busy"
-    return HttpError(503, code, without_paths(str(error)), headers=headers)
+    return HttpError(503, code, errors.without_paths(str(error)), headers=headers)
 
 
 def _sanic(error: SanicException) -> HttpError:

@@ -7,9 +7,10 @@ from sanic import HTTPResponse, Request
 
 from adapters.openai.answers import is_preview
 from adapters.openai.context import DoorContext, context_of
-from adapters.openai.errors import HttpError, json_response, without_paths
+from adapters.openai.errors import HttpError, json_response
 from adapters.openai.models import model_names
 from fishs2_daemon import __version__
+from fishs2_daemon.errors import without_paths
 from fishs2_daemon.speech import EngineState
 
 _RETRY_AFTER_S = 2

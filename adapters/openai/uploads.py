@@ -84,7 +84,9 @@ async def receive(request: Request, max_file_bytes: int = VoiceLimits().clip_byt
     folder = Path(tempfile.mkdtemp(dir=context_of(request).references.folder))
     try:
         reader = _Reader(folder, max_file_bytes)
-        async for block in body_blocks(request, max_body_bytes(context_of(request).settings)):
+        settings = context_of(request).settings
+        most = min(max_body_bytes(settings), request.ctx.door_route.max_body_bytes(settings))
+        async for block in body_blocks(request, most):
             for item in parser.feed(block):
                 match item:
                     case Part():

@@ -97,6 +97,6 @@ def folder(settings: Settings, file: str) -> Path:
     A `file` that is in the default folder already is used there.
     """
     cache = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]
-    if not cache or "models_dir" in settings.model_fields_set or (settings.models_dir / file).exists():
+    if not cache or "models_dir" in settings.model_fields_set or os.path.exists(settings.models_dir / file):
         return settings.models_dir
     return Path(cache, "models")

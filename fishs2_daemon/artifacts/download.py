@@ -29,12 +29,11 @@ def download(artifact: Artifact, tell: Tell, wait: Callable[[], None], *, force:
         state = look(artifact.path).state
         if state is State.WHOLE and (not force or waited):
             return
-        if state in (State.UNCHECKED, State.CHANGED):
-            if not force:
-                _check(artifact, tell)
-                return
-            _set_aside(artifact.path)
-        _fetch(artifact, tell)
+        is_doubtful = state in (State.UNCHECKED, State.CHANGED)
+        if is_doubtful and not force:
+            _check(artifact, tell)
+            return
+        _fetch(artifact, tell, set_aside=is_doubtful)
 
 
 def verify(path: Path, tell: Tell, *, sha256: str = "") -> bool | None:
@@ -66,7 +65,8 @@ def _check(artifact: Artifact, tell: Tell) -> None:
     _remember(artifact.path, found, source)
 
 
-def _fetch(artifact: Artifact, tell: Tell) -> None:
+def _fetch(artifact: Artifact, tell: Tell, *, set_aside: bool = False) -> None:
+    """What is there stays until another is whole; `set_aside` keeps it beside that one."""
     remote = _resolve(artifact)
     from fishs2_daemon.artifacts.transfer import transfer
 
@@ -79,6 +79,8 @@ def _fetch(artifact: Artifact, tell: Tell) -> None:
                 f"{artifact.file} came with the SHA-256 {found}, expected is {remote.sha256}: it was thrown away; "
                 "run the same command again, and look at FISHS2_*_SHA256 or the source if it stays like this"
             )
+        if set_aside:
+            _set_aside(artifact.path)
         # First the record: a kill in between leaves a part that is complete, and no file that nobody checked.
         _remember(artifact.path, found, remote.source, of=part.path)
         part.finish()

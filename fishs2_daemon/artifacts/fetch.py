@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
+from pathlib import Path
 from typing import Any
 
 from fishs2_daemon.artifacts import licence
@@ -41,7 +42,7 @@ def is_wanted(settings: Settings) -> bool:
     if not asked or settings.skip_downloads:
         return False
     files = locate(settings)
-    return settings.force_downloads or not (files.model.is_file() and files.tokenizer.is_file())
+    return settings.force_downloads or not (_is_there(files.model) and _is_there(files.tokenizer))
 
 
 async def fetch(settings: Settings, progress: Callable[[str, float], None]) -> ModelFiles:
@@ -52,7 +53,7 @@ async def fetch(settings: Settings, progress: Callable[[str, float], None]) -> M
     files = locate(settings)
     force = settings.force_downloads
     # The small one first: where the source is closed or absent, that is known at once.
-    artifacts = [each for each in (tokenizer(settings), model(settings)) if force or not each.path.is_file()]
+    artifacts = [each for each in (tokenizer(settings), model(settings)) if force or not _is_there(each.path)]
     await asyncio.to_thread(licence.require, files.model.parent, given=settings.accept_license)
     log = Tenths(lambda line: _log.info("%s", line))
     async with aclosing(_messages(artifacts, force)) as messages:
@@ -103,3 +104,8 @@ async def _messages(artifacts: Sequence[Artifact], force: bool) -> AsyncGenerato
         process.stdin.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), _REAP_S)
+
+
+def _is_there(path: Path) -> bool:
+    """What may not be looked at is not there: `Path.is_file` would raise."""
+    return os.path.isfile(path)

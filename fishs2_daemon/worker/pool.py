@@ -6,7 +6,7 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 
 from fishs2_daemon.engines.base import Utterance
-from fishs2_daemon.errors import Loading
+from fishs2_daemon.errors import EngineUnavailable, Loading
 from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.speech import EngineInfo, EngineState, Pcm
@@ -111,6 +111,10 @@ class WorkerPool:
             async with aclosing(member.speak(utterance)) as blocks:
                 async for block in blocks:
                     yield block
+        except EngineUnavailable:
+            if self._speaking is speaking:
+                raise
+            raise Loading("another engine takes over; try again", retry_after_s=5) from None
         finally:
             speaking[member] -= 1
 

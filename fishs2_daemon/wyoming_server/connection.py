@@ -18,7 +18,7 @@ from wyoming.info import Describe
 from wyoming.ping import Ping, Pong
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeStopped
 
-from fishs2_daemon.errors import Busy, DeadlineExceeded, Fishs2Error, ProtocolError, ShuttingDown
+from fishs2_daemon.errors import Busy, DeadlineExceeded, Fishs2Error, ProtocolError, ShuttingDown, without_paths
 from fishs2_daemon.service import SpeechService
 from fishs2_daemon.speech import Pcm, SpeechRequest
 from fishs2_daemon.wyoming_server import framing
@@ -232,7 +232,7 @@ class Connection:
             _log.error("a Wyoming connection failed", exc_info=error)
             text, code = "internal error; the daemon's log says more", Fishs2Error.code
         _log.info("a Wyoming request failed: %s (%s)", text, code)
-        self._writer.write(framing.encode(Error(text=text, code=code).event()))
+        self._writer.write(framing.encode(Error(text=without_paths(text), code=code).event()))
         if self._is_audio_open or self._unfinished_streams:
             self._writer.write(_HALF_EVENT)
 

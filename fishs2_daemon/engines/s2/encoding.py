@@ -15,6 +15,10 @@ from fishs2_daemon.errors import EngineError
 _log = logging.getLogger(__name__)
 
 
+#: The encoder, its graph, and workspaces that CUDA takes by itself, and ends the process without.
+_ROOM = 1536 << 20
+
+
 class ClipEncoder:
     """Loads the codec's encoder when a clip comes, and gives its memory back behind it: half a gigabyte for S2 Pro.
 
@@ -36,5 +40,7 @@ class ClipEncoder:
         return self._encode(last, samples)
 
     def _encode(self, backend: Backend, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+        if backend.device != "cpu" and backend.memory().free_bytes < _ROOM:
+            raise EngineError("there is not enough memory")
         with Model.load(self._path, backend, skip=encoder_skips) as model, Encoder(model) as encoder:
             return encoder.encode(samples)

@@ -15,7 +15,7 @@ from fishs2_daemon.engines.s2.fast import FastAR
 from fishs2_daemon.engines.s2.ggml import Arena, DType, Graph, GraphBuilder, Store, Tensor
 from fishs2_daemon.engines.s2.graphs import Graphs
 from fishs2_daemon.engines.s2.model import Model, padded
-from fishs2_daemon.engines.s2.sampling import RAS_WINDOW, Rules, Sampler, replace_repeated
+from fishs2_daemon.engines.s2.sampling import RAS_WINDOW, Rules, Sampler, Sampling, replace_repeated
 from fishs2_daemon.engines.s2.slow import SlowAR
 
 #: Far from any token, for the first frame's, which may be repeated: the window begins behind it.
@@ -173,7 +173,12 @@ class FrameGraph:
         g.set_rows(self._state.results, g.concat(token, g.cast(column, DType.F32), 0), result_rows)  # [1 + K, batch]
         if not is_fed:
             g.set_rows(self._state.inputs, self._embed(g, token_id, column), state_rows)
-        return g.build(arena)
+        graph = g.build(arena)
+        # Whoever `choose` was not called for draws something, too: on CUDA the largest of no numbers is number -1.
+        anything = Rules.of(Sampling(top_p=1.0, top_k=self.ranks), self.ranks)
+        graph.inputs["limits"][...] = anything.limits
+        graph.inputs["coldness"][...] = anything.coldness
+        return graph
 
     def _embed(self, g: GraphBuilder, token: Tensor, codes: Tensor) -> Tensor:
         """The next input [width, batch] from tokens [batch] and codes [K, batch] (specification, 2.2)."""

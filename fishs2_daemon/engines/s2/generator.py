@@ -95,7 +95,7 @@ class Generator:
 
     def warm(self) -> None:
         """Build every graph that sequences without a least length will need, and on a GPU run each until it is
-        captured: nothing is built or allocated while somebody listens."""
+        captured, though CUDA forgets those that it has not run for ten seconds."""
         sizes = sorted({self._batch_size(n) for n in range(1, self.slots + 1)} - {1}, reverse=True)
         firsts = [(0, size) for size in sizes] + [(slot, 1) for slot in range(self.slots)]
         on_cpu = self._model.backend.device == "cpu"
@@ -111,6 +111,13 @@ class Generator:
                     self._frame.place(graph, index, first + index, None)
                 for _ in range(0 if on_cpu else _RUNS_TO_CAPTURE):
                     graph.compute()
+        if not on_cpu:
+            # Kernels take their workspaces when they first run, and end the process where there is no room for them.
+            rows = self._model.config.slow.codebooks + 1
+            for tokens in PREFILL_TOKENS:
+                self.prefill(0, np.zeros((rows, min(tokens, self.context)), np.int32))
+            self.wait()
+            self._prompts.clear()
 
     def prefill(self, slot: int, columns: npt.NDArray[np.integer], start: int = 0) -> None:
         """Put `columns` [1 + K, T] at a slot's positions from `start` on; earlier ones must be there.

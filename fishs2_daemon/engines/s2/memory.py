@@ -20,8 +20,9 @@ from fishs2_daemon.errors import EngineError
 _MOST_GPU_SLOTS = 8
 _MOST_CPU_SLOTS = 2
 
-#: Kernels' workspaces, the driver's own, and the graphs of frames, which are small.
-_RESERVE = 192 << 20
+#: Kernels' workspaces, which CUDA takes by itself and ends the process without, the driver's own, and the graphs of
+#: frames, which are small.
+_RESERVE = 512 << 20
 
 #: What a pass of the codec holds at once, in copies of its largest activation: a convolution's window is seven of
 #: them. Measured: 13.

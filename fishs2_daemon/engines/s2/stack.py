@@ -43,7 +43,8 @@ class Stack:
             cells=cells,
             rows=g.input("rows", DType.I64, tokens * batch),
             rotation=self._rope.gather(g, positions),
-            mask=g.input("mask", DType.F16, cells, tokens, 1, batch),
+            # CUDA looks at masks of several sequences two rows at a time.
+            mask=g.input("mask", DType.F16, cells, tokens if batch == 1 else max(2, tokens), 1, batch),
         )
         return self.transformer(g, x, at)
 
@@ -61,7 +62,7 @@ class Stack:
         inputs = graph.inputs
         inputs["rows"][index] = slot * self.cache.cells + position
         inputs["positions"][index] = position
-        inputs["mask"][index, 0, 0, position] = 0
+        inputs["mask"][index, ..., position] = 0
 
     def fill(self, graph: Graph, slot: int, start: int, x: npt.NDArray[np.float32]) -> None:
         """Tell a graph of one sequence that `x` [n, width] are the slot's tokens from `start` on, others nobody's."""

@@ -405,3 +405,13 @@ def test_what_is_warm_is_not_built_again(model: Model, monkeypatch: pytest.Monke
     assert len(built) == 2
     assert [arena.generation for arena in arenas] == before
     generator.close()
+
+
+def test_whoever_is_not_chosen_for_draws_from_numbers(model: Model) -> None:
+    """A row without one is number -1 to CUDA's argmax, and indexes tables."""
+    generator = Generator(model, slots=4, context=300)
+    for first, batch in ((0, 1), (0, 2), (0, 4)):
+        inputs = generator._frame.get(first, batch, 10).inputs
+        assert (inputs["limits"] > 0).all()
+        assert (inputs["coldness"] > 0).all()
+    generator.close()

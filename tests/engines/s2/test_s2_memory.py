@@ -87,10 +87,10 @@ def test_ggml_is_believed_where_the_system_tells_nothing(text: str, monkeypatch:
 @pytest.mark.parametrize(
     ("asked", "free", "says"),
     [
-        (0, ONCE + 650 * MB - 1, "1 slots need 6642 MB on cuda:0"),
+        (0, ONCE + 650 * MB - 1, "1 slots need 6962 MB on cuda:0"),
         (0, 1000 * MB, "and 1000 MB are free"),
-        (3, ONCE + 650 * MB * 2, "3 slots need 7942 MB on cuda:0"),
-        (1, 0, r"\(weights 5000, graphs 492, voices 500, each slot 650 MB\), and 0 MB are free: fewer FISHS2_SLOTS"),
+        (3, ONCE + 650 * MB * 2, "3 slots need 8262 MB on cuda:0"),
+        (1, 0, r"\(weights 5000, graphs 812, voices 500, each slot 650 MB\), and 0 MB are free: fewer FISHS2_SLOTS"),
     ],
 )
 def test_too_little_memory_is_told_with_the_sums(asked: int, free: int, says: str) -> None:

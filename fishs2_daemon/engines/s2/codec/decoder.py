@@ -106,6 +106,17 @@ class Decoder:
         for count in 2 * counts:
             for frames in dict.fromkeys(frames_at_once(n, count) for n in FRAME_COUNTS):
                 self._streams.build(frames, count)
+        if self._streams.device != "cpu":
+            self._run_once(counts)
+
+    def _run_once(self, counts: Sequence[int]) -> None:
+        """Kernels take their workspaces when they first run."""
+        for count in counts:
+            streams = [self.open_stream() for _ in range(count)]
+            for frames in dict.fromkeys(frames_at_once(n, count) for n in FRAME_COUNTS):
+                self.decode(streams, [np.zeros((self._shape[0], frames), np.int32)] * count)
+            for stream in streams:
+                stream.close()
 
     def trace(self, codes: Codes) -> dict[str, npt.NDArray[np.float32]]:
         """What the decoder makes of the first frames of a stream, `[channels, columns]`, by the names that reference

@@ -58,6 +58,10 @@ class Streams:
         self._closed = False
 
     @property
+    def device(self) -> str:
+        return self._backend.device
+
+    @property
     def n_bytes(self) -> int:
         """Memory of states and graphs on the device."""
         return self._pool.n_bytes + self._graphs.n_bytes

@@ -37,6 +37,8 @@ class Event:
     def wait(self) -> None:
         if self._pointer is not None:
             self._backend.native.ggml_backend_event_synchronize(self._pointer)
+        else:
+            self._backend.synchronize()
 
     def close(self) -> None:
         """May be called twice."""
