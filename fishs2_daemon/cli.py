@@ -38,7 +38,7 @@ def serve(
     no_http: Annotated[bool, typer.Option("--no-http", help="Wyoming only.")] = False,
     engine: Engine = None,
     model: Annotated[str | None, typer.Option(metavar="FILE", help="S2 Pro model.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="Its tokenizer.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="Its tokenizer, if not beside it.")] = None,
     voices_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of stored voices.")] = None,
     zeroconf_name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Instance name on the network; never change it.")

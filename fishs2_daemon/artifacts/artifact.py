@@ -82,13 +82,16 @@ def tokenizer(settings: Settings) -> Artifact:
 
 
 def locate(settings: Settings) -> ModelFiles:
-    """Where the files lie or are to lie: the paths that are set, else the published names in `folder`."""
+    """Where the files lie or are to lie: the paths that are set, else the published names in `folder`; a tokenizer that
+    nobody named may also lie beside a model that was."""
     name = f"s2-pro-{settings.model_quant}.gguf"
     given = settings.model_fields_set
-    return ModelFiles(
-        settings.model_path if "model_path" in given else folder(settings, name) / name,
-        settings.tokenizer_path if "tokenizer_path" in given else folder(settings, TOKENIZER) / TOKENIZER,
-    )
+    model_path = settings.model_path if "model_path" in given else folder(settings, name) / name
+    if "tokenizer_path" in given:
+        return ModelFiles(model_path, settings.tokenizer_path)
+    beside = model_path.with_name(TOKENIZER)
+    is_beside = "model_path" in given and os.path.isfile(beside)
+    return ModelFiles(model_path, beside if is_beside else folder(settings, TOKENIZER) / TOKENIZER)
 
 
 def folder(settings: Settings, file: str) -> Path:

@@ -76,3 +76,13 @@ def test_every_quantisation_has_a_size() -> None:
     from typing import get_args
 
     assert tuple(PUBLISHED_BYTES) == get_args(Settings.model_fields["model_quant"].annotation)
+
+
+def test_a_tokenizer_beside_a_model_that_was_named_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    model = tmp_path / "mine" / "tiny.gguf"
+    assert configuration.load(model_path=model).tokenizer_path == Path("models/tokenizer.json")
+    (tmp_path / "mine" / "tokenizer.json").touch()
+    assert configuration.load(model_path=model).tokenizer_path == tmp_path / "mine" / "tokenizer.json"
+    named = configuration.load(model_path=model, tokenizer_path=tmp_path / "other.json")
+    assert named.tokenizer_path == tmp_path / "other.json"

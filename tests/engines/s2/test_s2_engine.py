@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from openai import AsyncOpenAI
 from wyoming.client import AsyncTcpClient
-from wyoming.tts import Synthesize
+from wyoming.tts import Synthesize, SynthesizeVoice
 
 from adapters.openai.server import HttpDoor
 from fishs2_daemon import configuration
@@ -208,14 +208,15 @@ async def test_a_text_longer_than_the_context_goes_on(folder: Path) -> None:
     assert len(audio) > phrases * 2 * 2048
 
 
-async def test_a_wyoming_client_hears_it(folder: Path) -> None:
-    async with speaking(folder) as (service, supervisor):
+@pytest.mark.parametrize("voice", [None, SynthesizeVoice("anna")])
+async def test_a_wyoming_client_hears_it(folder: Path, voices: Path, voice: SynthesizeVoice | None) -> None:
+    async with speaking(folder, voices_dir=voices) as (service, supervisor):
         await supervisor.ready(60)
         server = WyomingServer(service)
         sockets = listen_tcp("127.0.0.1", 0)
         await server.start(sockets)
         async with AsyncTcpClient("127.0.0.1", sockets[0].getsockname()[1]) as client:
-            await client.write_event(Synthesize("Noise, please.").event())
+            await client.write_event(Synthesize("Noise, please.", voice).event())
             event = await asyncio.wait_for(client.read_event(), 20)
             assert event
             assert event.data["rate"] == 44100
