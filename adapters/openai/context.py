@@ -9,6 +9,7 @@ from sanic import Request
 
 from fishs2_daemon.references import References
 from fishs2_daemon.settings import Settings
+from fishs2_daemon.voices import check
 
 if TYPE_CHECKING:
     from fishs2_daemon.service import SpeechService
@@ -67,6 +68,7 @@ class DoorContext:
             _, late = await asyncio.wait(set(self._finishing), timeout=_FINISH_S)
             for task in late:
                 task.cancel()
+        check.end_all()
         await self.references.close()
 
 

@@ -33,6 +33,9 @@ _COMMAND = (sys.executable, "-m", "fishs2_daemon.voices.check")
 #: Nothing that a decoder in foreign hands should know.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
+#: Of all threads.
+_running: set["subprocess.Popen[bytes]"] = set()
+
 #: What Python says when it ends badly fits.
 _LAST_WORDS_BYTES = 500
 
@@ -52,12 +55,17 @@ def check(clips: Mapping[Path, str], *, shortest_s: float, longest_s: float) -> 
         "clips": [[str(path), name] for path, name in clips.items()], "shortest_s": shortest_s, "longest_s": longest_s
     }  # fmt: skip
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    pipe = subprocess.PIPE
     try:
-        ended = subprocess.run(
-            _COMMAND, input=json.dumps(task).encode(), capture_output=True, timeout=WAIT_S, env=environment, check=False
-        )
-        answer = json.loads(ended.stdout) if ended.returncode == 0 else {}
-        last_words = f"status {ended.returncode}: {ended.stderr[-_LAST_WORDS_BYTES:].decode(errors='replace')}"
+        with subprocess.Popen(_COMMAND, env=environment, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+            _running.add(process)
+            try:
+                stdout, stderr = process.communicate(json.dumps(task).encode(), timeout=WAIT_S)
+            finally:
+                _running.discard(process)
+                process.kill()
+        answer = json.loads(stdout) if process.returncode == 0 else {}
+        last_words = f"status {process.returncode}: {stderr[-_LAST_WORDS_BYTES:].decode(errors='replace')}"
     except (subprocess.TimeoutExpired, ValueError) as error:
         answer, last_words = {}, str(error)
     if "error" in answer:
@@ -67,6 +75,12 @@ def check(clips: Mapping[Path, str], *, shortest_s: float, longest_s: float) -> 
         _log.warning("the check of %s failed with %s", names, last_words)
         raise InvalidReferenceAudio(f"{names}: decoding takes too much time or memory, or fails badly", param="files")
     return {path: AudioInfo(**info) for path, info in zip(clips, answer["clips"], strict=True)}
+
+
+def end_all() -> None:
+    """Kill what is still being checked, for a program that ends: a thread that waits for it cannot be cancelled."""
+    for process in list(_running):
+        process.kill()
 
 
 def main() -> None:

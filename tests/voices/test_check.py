@@ -2,6 +2,8 @@
 
 import os
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,17 @@ def test_a_decoder_learns_no_secrets(clip: Path, monkeypatch: pytest.MonkeyPatch
         check.check({clip: "a.wav"}, shortest_s=0.5, longest_s=3)
     assert "FISHS2_API_KEYS" in os.environ
     assert "FISHS2_API_KEYS" not in str(caught.value)
+
+
+def test_a_check_that_nobody_waits_for_any_more_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "_COMMAND", (sys.executable, "-c", "import time; time.sleep(60)"))
+    clip = tmp_path / "clip.wav"
+    clip.write_bytes(b"")
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(check.check, {clip: "clip.wav"}, shortest_s=0.5, longest_s=10)
+        while not check._running:
+            time.sleep(0.01)
+        check.end_all()
+        with pytest.raises(InvalidReferenceAudio):
+            waiting.result(10)
+    assert not check._running
