@@ -71,7 +71,7 @@ def backend() -> Iterator[Backend]:
 
 @pytest.fixture(scope="module")
 def decoder(backend: Backend) -> Iterator[Decoder]:
-    with Model.load(GOLDEN / "tiny-f32.gguf", backend) as model, Decoder(model, rope="f32") as decoder:
+    with Model.load(GOLDEN / "tiny-f32.gguf", backend) as model, Decoder(model, rope="f32", together=True) as decoder:
         yield decoder
 
 
@@ -84,7 +84,7 @@ def quick_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def quick(backend: Backend, quick_file: Path) -> Iterator[Decoder]:
-    with Model.load(quick_file, backend) as model, Decoder(model, rope="f32") as decoder:
+    with Model.load(quick_file, backend) as model, Decoder(model, rope="f32", together=True) as decoder:
         yield decoder
 
 
@@ -138,7 +138,7 @@ def test_golden_samples_in_random_pieces(decoder: Decoder, plan: list[int]) -> N
 def test_golden_samples_of_f16_weights(backend: Backend, plan: list[int]) -> None:
     with (
         Model.load(GOLDEN / "tiny-f16.gguf", backend, skip=converted) as model,
-        Decoder(model, rope="f32") as decoder,
+        Decoder(model, rope="f32", together=True) as decoder,
     ):
         error = in_pieces(decoder, CODES, plan) - WAVE
     assert np.sqrt(np.mean(error**2) / np.mean(WAVE**2)) < 3e-4
@@ -205,13 +205,13 @@ def test_other_sizes(backend: Backend, tmp_path: Path, name: str, rope: Rope) ->
     codes = some_codes(70, geometry)
     whole = reference.Decoder(reference.load(path), "exact" if rope == "f32" else rope)(codes)
     assert whole.std() > 0.01
-    with Model.load(path, backend, skip=converted) as model, Decoder(model, rope=rope) as decoder:
+    with Model.load(path, backend, skip=converted) as model, Decoder(model, rope=rope, together=True) as decoder:
         assert farthest(in_pieces(decoder, codes, [1, 70]), whole) < 2e-6
 
 
 def test_rounded_rope_is_another_sound(quick: Decoder, quick_file: Path, backend: Backend) -> None:
     codes = some_codes(30)
-    with Model.load(quick_file, backend) as model, Decoder(model) as decoder:
+    with Model.load(quick_file, backend) as model, Decoder(model, together=True) as decoder:
         assert farthest(in_pieces(decoder, codes, [30]), in_pieces(quick, codes, [30])) > 1e-5
 
 
@@ -239,7 +239,7 @@ def test_threads(quick: Decoder, quick_file: Path) -> None:
     with (
         Backend.open("cpu", threads=3) as backend,
         Model.load(quick_file, backend) as model,
-        Decoder(model, rope="f32") as decoder,
+        Decoder(model, rope="f32", together=True) as decoder,
     ):
         assert farthest(in_pieces(decoder, codes, [8, 1]), in_pieces(quick, codes, [40])) < 1e-6
 
@@ -276,7 +276,11 @@ def test_graphs_of_all_sizes_share_their_memory(backend: Backend, quick: Decoder
 
 
 def test_what_is_warm_is_not_built_again(backend: Backend, quick_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Model.load(quick_file, backend) as model, Decoder(model, streams=4) as decoder, ExitStack() as stack:
+    with (
+        Model.load(quick_file, backend) as model,
+        Decoder(model, streams=4, together=True) as decoder,
+        ExitStack() as stack,
+    ):
         decoder.warm(4)
         arena, held = decoder._streams._graphs._arena, decoder.n_bytes
         before = arena.generation
@@ -325,3 +329,17 @@ def test_a_closed_decoder(quick_file: Path, backend: Backend) -> None:
         with pytest.raises(EngineError, match="is closed"):
             decoder.open_stream()
         stream.close()
+
+
+@pytest.mark.parametrize("name", ["tiny-f32.gguf", "tiny-f16.gguf"])
+def test_a_processor_s_sound_is_the_same_to_the_last_bit_however_it_is_cut(backend: Backend, name: str) -> None:
+    """Alone and beside others."""
+    codes = CODEC["dec_codes"][:, :12]
+    with Model.load(GOLDEN / name, backend) as model, Decoder(model) as decoder, ExitStack() as stack:
+        whole, one, other = (stack.enter_context(decoder.open_stream()) for _ in range(3))
+        wanted = whole.decode(codes)
+        found = []
+        for start, stop in ((0, 1), (1, 4), (4, 5), (5, 12)):
+            piece = codes[:, start:stop]
+            found.append(decoder.decode([one, other], [piece, piece[::1, ::-1]])[0])
+    assert np.array_equal(np.concatenate(found), wanted)

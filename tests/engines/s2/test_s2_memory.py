@@ -120,7 +120,7 @@ def test_graphs_and_streams_are_told_within_a_factor_of_two(
 ) -> None:
     with (
         closing(Generator(model, slots=slots, context=context, kv_type=kv_type)) as generator,
-        Decoder(model, streams=slots) as decoder,
+        Decoder(model, streams=slots, together=True) as decoder,
     ):
         generator.warm()
         decoder.warm(slots)
@@ -195,7 +195,7 @@ def test_a_split_is_told_for_both_devices(backend: Backend, scaled: Path, n: int
     with (
         Model.load(scaled, backend, im_end=im_end, skip=lambda name: decoder_skips(name) or upper(name)) as model,
         Model.load(scaled, backend, im_end=im_end, skip=lower_skips(n)) as lower_model,
-        Decoder(model, streams=2) as decoder,
+        Decoder(model, streams=2, together=True) as decoder,
         closing(Generator(model, slots=2, context=context, lower=lower_model)) as generator,
     ):
         generator.warm()

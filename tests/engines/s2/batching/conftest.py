@@ -29,7 +29,7 @@ def machine(backend: Backend, codec: Path) -> Iterator[Machine]:
         Backend.open("cpu", threads=1) as other,
         Model.load(GOLDEN / "tiny-f32.gguf", backend, im_end=META["im_end"]) as model,
         Model.load(codec, sound) as codec_model,
-        Decoder(codec_model, streams=SLOTS) as decoder,
+        Decoder(codec_model, streams=SLOTS, together=True) as decoder,
         Decoder(codec_model, backend=other) as whole_decoder,
         closing(Generator(model, slots=SLOTS, context=1024, rope="f32", kv_type="f32")) as generator,
     ):
