@@ -5,6 +5,8 @@ import base64
 import importlib.util
 import io
 import json
+import re
+import shutil
 import wave
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -119,3 +121,20 @@ async def test_uploading_deleting_and_speaking_at_once(speaking: Running) -> Non
             tasks.create_task(work(client))
     assert spoken[200] > 0
     assert (await speaking.request("GET", "/health")).status == 200
+
+
+README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+async def test_curl_as_the_readme_has_it(speaking: Running, tmp_path: Path) -> None:
+    """Its lines that name no voice of the preview engine."""
+    blocks = [block for block in re.findall(r"```sh\n(curl .*?)```", README, re.S) if "audio/speech" in block]
+    for block in blocks:
+        if '"voice"' in block:
+            continue
+        script = block.replace("http://127.0.0.1:8020", speaking.url).replace("aplay -q -t raw", "cat > played.pcm #")
+        process = await asyncio.create_subprocess_exec("sh", "-ec", script, cwd=tmp_path)
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+    assert frames((tmp_path / "hello.wav").read_bytes())
+    assert (tmp_path / "played.pcm").stat().st_size > 2048
