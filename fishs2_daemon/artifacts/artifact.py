@@ -89,7 +89,7 @@ def locate(settings: Settings) -> ModelFiles:
     model_path = settings.model_path if "model_path" in given else folder(settings, name) / name
     if "tokenizer_path" in given:
         return ModelFiles(model_path, settings.tokenizer_path)
-    beside = model_path.with_name(TOKENIZER)
+    beside = model_path.parent / TOKENIZER
     is_beside = "model_path" in given and os.path.isfile(beside)
     return ModelFiles(model_path, beside if is_beside else folder(settings, TOKENIZER) / TOKENIZER)
 
