@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 
 from fishs2_daemon.admission import Admission
@@ -88,10 +88,6 @@ class SpeechService:
         """Refuse what comes from now on; what runs may finish."""
         self._closing = True
 
-    async def cast(self, request: SpeechRequest) -> Casting:
-        """Who would speak this. Waits for a loading engine, and raises, as `speak` does before its first block."""
-        return await self.catalogue.cast(request, await self._workers.ready(self.settings.queue_timeout_s))
-
     async def keep_warm(self) -> None:
         """Make the voices that are set ready on every worker that comes; runs until it is cancelled."""
         warmed: set[tuple[int, str]] = set()
@@ -104,13 +100,16 @@ class SpeechService:
                         await self._warm(voice, worker, engine)
             await self._workers.wait_for_change(_LOOK_S)
 
-    async def speak(self, request: SpeechRequest) -> AsyncGenerator[Pcm, None]:
-        """The speech as one ordered stream of short blocks at one rate. Closing it cancels the work.
+    async def speak(
+        self, request: SpeechRequest, on_cast: Callable[[Casting], None] = lambda casting: None
+    ) -> AsyncGenerator[Pcm, None]:
+        """The speech as one ordered stream of short blocks at one rate. Closing it cancels the work. Before the first
+        block `on_cast` is told who speaks; once more where that changes.
 
         Raises `RequestError`, `Unavailable` or `SynthesisError`. A text with nothing to say gives 100 ms of silence.
         """
         try:
-            async with aclosing(self._speak(request)) as blocks:
+            async with aclosing(self._speak(request, on_cast)) as blocks:
                 async for block in blocks:
                     yield block
         except SynthesisError as error:
@@ -125,13 +124,14 @@ class SpeechService:
             raise
         self.metrics.requests.labels("spoken").inc()
 
-    async def _speak(self, request: SpeechRequest) -> AsyncGenerator[Pcm, None]:
+    async def _speak(self, request: SpeechRequest, on_cast: Callable[[Casting], None]) -> AsyncGenerator[Pcm, None]:
         settings = self.settings
         if self._closing:
             raise ShuttingDown("the daemon is shutting down")
         self._check(request)
         engine = await self._workers.ready(settings.queue_timeout_s)
         casting = await self.catalogue.cast(request, engine)
+        on_cast(casting)
         plan = await self._plans.plan(ssml=request.ssml, clean=request.clean, style=request.style or casting.style)
         feed = PhraseFeed(request.text, max_chars=settings.max_text_chars, timeout_s=settings.text_timeout_s, plan=plan)
         async with feed:
@@ -146,6 +146,7 @@ class SpeechService:
                 now = await self._workers.ready(settings.queue_timeout_s)
                 if now.name != casting.engine:  # another engine took over while this waited
                     casting = await self.catalogue.cast(request, now)
+                    on_cast(casting)
                 utterance = Utterance(
                     casting.voice,
                     _Rejoined(first, feed),

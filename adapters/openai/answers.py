@@ -54,15 +54,15 @@ async def send_speech(
     an error is an event, or breaks the body off. With `output.hold_bytes` the answer comes whole up to that size.
     """
     service = context_of(request).service
-    casting = await service.cast(spoken)
-    async with aclosing(service.speak(spoken)) as blocks:
+    castings: list[Casting] = []
+    async with aclosing(service.speak(spoken, castings.append)) as blocks:
         first = await anext(blocks, None)
         if first is None:
             raise EngineError("The engine made no audio.")
         # The first chain loads PyAV, for which nobody else should wait.
         chain = await asyncio.to_thread(AudioChain, first.sample_rate, output)
         suffix = output.encoding.format.name
-        headers = speech_headers(casting) | {"content-disposition": f'attachment; filename="{filename}.{suffix}"'}
+        headers = speech_headers(castings[-1]) | {"content-disposition": f'attachment; filename="{filename}.{suffix}"'}
         speech = _Speech(first, blocks, chain)
         async with aclosing(speech.encoded()) as audio:
             if events is not None:

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import os
 import shutil
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from fishs2_daemon.artifacts.errors import ArtifactError, DownloadFailed
 from fishs2_daemon.artifacts.progress import Progress, Tell, megabytes
 from fishs2_daemon.artifacts.record import read_json, write_json
 from fishs2_daemon.artifacts.standing import part_of
+from fishs2_daemon.disk import sync_folder
 
 #: What the disk keeps free beside a file: the notes about it, and what others write meanwhile.
 SPARE_BYTES = 64 << 20
@@ -123,7 +123,7 @@ class Part:
             os.fsync(self._stream.fileno())
             self.path.replace(self._file)
             self._origin_path.unlink(missing_ok=True)
-            _sync_folder(self._file.parent)
+            sync_folder(self._file.parent)
         except OSError as error:
             raise self._explained(error) from None
 
@@ -158,13 +158,3 @@ def _origin(path: Path) -> Origin:
         return Origin()
     texts = (origin.source, origin.sha256, origin.validator)
     return origin if all(isinstance(text, str) for text in texts) and isinstance(origin.total, int) else Origin()
-
-
-def _sync_folder(folder: Path) -> None:
-    """So that the name, too, survives a power cut, where the file system can do that."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

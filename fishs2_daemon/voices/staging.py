@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from fishs2_daemon.disk import sync_folder
 from fishs2_daemon.voices.exchange import exchange
 from fishs2_daemon.voices.lock import FolderLock, is_owned, own
 from fishs2_daemon.voices.meta import FILE_NAME
@@ -75,24 +76,24 @@ class Staging:
     def publish(self, folder: Path) -> None:
         """Make a folder of `new_voice` the voice of its name, in the place of one that is there. Needs the lock."""
         target = self._root / folder.name
-        sync(folder)
+        sync_folder(folder)
         if not os.path.lexists(target):
             folder.rename(target)
         elif not exchange(folder, target):
             self._replace_in_two_steps(folder, target)
-        sync(self._root)
+        sync_folder(self._root)
 
     def remove(self, voice_id: str) -> Path:
         """Take a voice away; the caller deletes what is at the answered path. Needs the lock, and no room on disk."""
         gone = self._folder / (_GONE + secrets.token_hex(8))
         (self._root / voice_id).rename(gone)
-        sync(self._root)
+        sync_folder(self._root)
         return gone
 
     def rename(self, voice_id: str, new_id: str) -> None:
         """Needs the lock, under which `new_id` is known to be free."""
         (self._root / voice_id).rename(self._root / new_id)
-        sync(self._root)
+        sync_folder(self._root)
 
     def write_meta(self, voice_id: str, content: bytes) -> None:
         """Replace `meta.json` of a voice. Needs the lock."""
@@ -102,7 +103,7 @@ class Staging:
             written.replace(self._root / voice_id / FILE_NAME)
         finally:
             written.unlink(missing_ok=True)
-        sync(self._root / voice_id)
+        sync_folder(self._root / voice_id)
 
     def is_broken_off(self) -> bool:
         """Whether a voice may be missing that `recover` puts back. Needs a lock of either kind."""
@@ -119,7 +120,7 @@ class Staging:
                     old.rename(self._folder / (_GONE + secrets.token_hex(8)))
                 else:
                     old.rename(target)
-                    sync(self._root)
+                    sync_folder(self._root)
             if not is_owned(work / _OWNER):
                 discard(work)
         for left in _entries(self._folder):
@@ -156,16 +157,6 @@ def write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync(folder: Path) -> None:
-    """Names in `folder` are on the disk when this returns, where the system can do it."""
-    with suppress(OSError):
-        file = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
 
 
 def _entries(folder: Path) -> list[Path]:

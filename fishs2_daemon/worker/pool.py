@@ -10,6 +10,7 @@ from fishs2_daemon.errors import EngineUnavailable, Loading
 from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.speech import EngineInfo, EngineState, Pcm
+from fishs2_daemon.worker.changes import Changes
 from fishs2_daemon.worker.process import COMMAND
 from fishs2_daemon.worker.supervisor import Supervisor
 
@@ -24,7 +25,7 @@ class WorkerPool:
     """Run `run` as a task; it never ends by itself. With one worker it is that worker's supervisor."""
 
     def __init__(self, engine: str, settings: Settings, metrics: Metrics, *, command: Sequence[str] = COMMAND) -> None:
-        self._changed = asyncio.Event()
+        self._changes = Changes()
         self._settings = settings
         self._metrics = metrics
         self._command = command
@@ -82,20 +83,20 @@ class WorkerPool:
     def fetching(self, what: str) -> None:
         """Files of the engine are on their way, until `what` is empty: it is a part of the detail meanwhile."""
         self._fetching = what
-        self._announce()
+        self._changes.announce()
 
     def become(self, engine: str) -> None:
         """Speak with `engine` from now on. Answers that run are cut off."""
         self._speaking = self._employ(engine)
         self._succeeding.set()
-        self._announce()
+        self._changes.announce()
 
     async def ready(self, timeout_s: float) -> EngineInfo:
         """Wait for a worker. Raises `Loading` after `timeout_s`, `EngineUnavailable` when none starts."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while self._best.pid is None and self.state not in (EngineState.FAILED, EngineState.STOPPED):
-                    await self._changed.wait()
+                    await self._changes.wait()
         if self._best.pid is not None and (engine := self.engine):
             return engine
         if self.state in (EngineState.FAILED, EngineState.STOPPED):
@@ -127,7 +128,7 @@ class WorkerPool:
         """Until the state of a worker or its detail changes, or the time is over."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._changed.wait()
+                await self._changes.wait()
 
     @property
     def _best(self) -> Supervisor:
@@ -138,13 +139,8 @@ class WorkerPool:
         devices = self._settings.gpu_device if engine == "s2" else self._settings.gpu_device[:1]
         return {
             Supervisor(
-                engine, self._settings, self._metrics, gpu_device=device, on_change=self._announce,
+                engine, self._settings, self._metrics, gpu_device=device, on_change=self._changes.announce,
                 command=self._command,
             ): 0
             for device in devices
         }  # fmt: skip
-
-    def _announce(self) -> None:
-        # Whoever waits has the old event; the next to wait takes a new one.
-        self._changed.set()
-        self._changed = asyncio.Event()

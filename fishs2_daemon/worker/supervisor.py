@@ -18,6 +18,7 @@ from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.speech import EngineInfo, EngineState, Pcm
 from fishs2_daemon.text.phrase import Phrase
+from fishs2_daemon.worker.changes import Changes
 from fishs2_daemon.worker.process import COMMAND, WorkerGone, WorkerProcess
 
 _log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Supervisor:
         self._command = command
         self._worker: WorkerProcess | None = None
         self._failures = 0
-        self._changed = asyncio.Event()
+        self._changes = Changes()
 
     @property
     def pid(self) -> int | None:
@@ -122,7 +123,7 @@ class Supervisor:
         try:
             async with asyncio.timeout(timeout_s):
                 while not self._worker and self.state not in (EngineState.FAILED, EngineState.STOPPED):
-                    await self._changed.wait()
+                    await self._changes.wait()
         except TimeoutError:
             raise Loading(f"the speech engine is not ready yet: {self.detail}", retry_after_s=5) from None
         if self._worker and self.engine:
@@ -207,9 +208,7 @@ class Supervisor:
 
     def _set(self, state: EngineState, detail: str) -> None:
         self.state, self.detail = state, detail
-        # Whoever waits has the old event; the next to wait takes a new one.
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._changes.announce()
         self._on_change()
 
 

@@ -1,8 +1,8 @@
 """A text that is still arriving: its phrases, its errors behind them, and nothing lost or left running."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from hypothesis import given, settings
@@ -69,6 +69,24 @@ async def phrases_before(feed: PhraseFeed, error: type[Exception]) -> tuple[list
             return phrases, raised
 
 
+@asynccontextmanager
+async def counted_turns() -> AsyncIterator[Callable[[], int]]:
+    """How often the loop was free for somebody else."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    other = asyncio.create_task(take_turns())
+    yield lambda: turns
+    other.cancel()
+    with suppress(asyncio.CancelledError):
+        await other
+
+
 def phrases_of(chunks: Iterable[str]) -> list[str]:
     splitter = PhraseSplitter()
     return [*(phrase for chunk in chunks for phrase in splitter.feed(chunk)), *splitter.finish()]
@@ -121,22 +139,11 @@ async def test_ssml_is_read_when_it_is_complete_and_refused_when_it_is_malformed
 
 
 async def test_a_long_document_leaves_the_loop_free_in_between() -> None:
-    turns = 0
-
-    async def take_turns() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
-    other = asyncio.create_task(take_turns())
     plan = TextPlan(text_format=TextFormat.SSML)
-    async with PhraseFeed("One more. " * 10_000, max_chars=MAX_CHARS, timeout_s=PATIENT_S, plan=plan) as feed:
+    feed = PhraseFeed("One more. " * 10_000, max_chars=MAX_CHARS, timeout_s=PATIENT_S, plan=plan)
+    async with counted_turns() as turns, feed:
         assert len([phrase async for phrase in feed]) == 10_000
-    other.cancel()
-    with suppress(asyncio.CancelledError):
-        await other
-    assert turns >= 100
+    assert turns() >= 100
 
 
 @pytest.mark.parametrize("text", ["", "   ", "...\n", "\0", "👋🏽"])
@@ -176,26 +183,14 @@ async def test_a_finished_sentence_does_not_wait_for_the_next_one() -> None:
 
 
 async def test_a_long_whole_text_leaves_the_loop_free_in_between() -> None:
-    turns = 0
-
-    async def take_turns() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
-    other = asyncio.create_task(take_turns())
-    async with feed_of("No end, " * (MAX_CHARS // 8)) as feed:
+    async with counted_turns() as turns, feed_of("No end, " * (MAX_CHARS // 8)) as feed:
         while feed.is_starved:
             await asyncio.sleep(0)
-        first_after = turns
+        first_after = turns()
         assert (await anext(feed)).startswith("No end, No end,")
         assert [phrase async for phrase in feed]
-    other.cancel()
-    with suppress(asyncio.CancelledError):
-        await other
     assert first_after <= 5, "the first phrase waited for the whole text"
-    assert turns >= 20
+    assert turns() >= 20
 
 
 # Errors

@@ -7,8 +7,10 @@ time that it sounds.
 
 from math import ceil, inf
 
-#: Blocks have these sizes, frames.
-SIZES = (1, 2, 4, 8)
+from fishs2_daemon.engines.s2.codec.passes import FRAME_COUNTS
+
+#: Blocks have these sizes, frames: those that one pass of the codec may have.
+SIZES = tuple(reversed(FRAME_COUNTS))
 
 #: Of the sound that is there already, the share that making the next block may take.
 _MARGIN = 0.5

@@ -4,15 +4,14 @@ event loop ──join, speak, leave──> Runner ──codes──> Vocoder ─
 """
 
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from fishs2_daemon.engines.s2.answer import Answer
+from fishs2_daemon.engines.s2.commands import Commands
 from fishs2_daemon.engines.s2.generator import Generator
 from fishs2_daemon.engines.s2.prefixes import Prefixes
 from fishs2_daemon.engines.s2.scheduler import Scheduler, Seat, Stage
@@ -42,7 +41,7 @@ class Runner:
         self._scheduler = Scheduler(generator.slots, frame_s)
         self._answers: dict[Seat, Answer] = {}
         self._begun: set[Seat] = set()
-        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._commands = Commands()
         self._closing = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="s2-frames", daemon=True)
@@ -77,14 +76,14 @@ class Runner:
         with self._closing:
             if not self._closed:
                 self._closed = True
-                self._commands.put(None)
+                self._commands.end()
         self._thread.join(_ENDING_S)
         if self._thread.is_alive():
             raise EngineError(f"the thread that computes frames did not end within {_ENDING_S:.0f} s")
 
     def _work(self) -> None:
         busy = False
-        while self._take_commands(wait=not busy):
+        while self._commands.carry_out(wait=not busy):
             try:
                 busy = self._round()
             except Exception as error:  # noqa: BLE001 - an edge: those who were speaking hear of it, others go on
@@ -96,18 +95,6 @@ class Runner:
     def _look(self) -> None:
         """From any thread: there may be something to do."""
         self._commands.put(_nothing)
-
-    def _take_commands(self, *, wait: bool) -> bool:
-        """False when it is over."""
-        try:
-            while True:
-                command = self._commands.get(block=wait)
-                if command is None:
-                    return False
-                command()
-                wait = False
-        except queue.Empty:
-            return True
 
     def _round(self) -> bool:
         """Whether there is more to do."""

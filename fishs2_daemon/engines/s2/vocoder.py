@@ -1,10 +1,9 @@
 """The thread that turns codes into sound, beside the one that makes them: no frame waits for a block."""
 
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from fishs2_daemon.engines.s2.answer import Answer
 from fishs2_daemon.engines.s2.blocks import SIZES, first_block, next_block, unheard_when_due
 from fishs2_daemon.engines.s2.codec import Decoder, DecoderStream
+from fishs2_daemon.engines.s2.commands import Commands
 from fishs2_daemon.engines.s2.guards import Guard
 from fishs2_daemon.engines.s2.scheduler import Seat
 from fishs2_daemon.errors import EngineError
@@ -62,7 +62,7 @@ class Vocoder:
         self._tracks: dict[Seat, _Track] = {}
         #: Time that a stream's frame takes over the time that it sounds, of late.
         self._rtf: float | None = None
-        self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._commands = Commands()
         self._thread = threading.Thread(target=self._work, name="s2-codec", daemon=True)
         self._thread.start()
 
@@ -83,14 +83,15 @@ class Vocoder:
     def close(self) -> None:
         """End all answers, and wait for the thread's end; the decoder may be closed then. Raises `EngineError` where
         the thread goes on computing. May be called twice."""
-        self._commands.put(None)
+        self._commands.end()
         self._thread.join(_ENDING_S)
         if self._thread.is_alive():
             raise EngineError(f"the thread that decodes did not end within {_ENDING_S:.0f} s")
 
     def _work(self) -> None:
         ready: list[_Track] = []
-        while self._take_commands(wait=not ready):
+        # Frames may fail to come, while a prompt is read: what waits for more of them must not come too late.
+        while self._commands.carry_out(wait=not ready, timeout_s=None if ready else self._due_in_s()):
             try:
                 ready = [track for track in self._tracks.values() if self._is_ready(track)]
                 if ready:
@@ -107,20 +108,6 @@ class Vocoder:
         for track in self._tracks.values():
             if not track.has_ended:
                 track.answer.post_end(track.error or EngineError("the engine was closed"))
-
-    def _take_commands(self, *, wait: bool) -> bool:
-        """False when it is over."""
-        # Frames may fail to come, while a prompt is read: what waits for more of them must not come too late.
-        timeout_s = self._due_in_s() if wait else None
-        try:
-            while True:
-                command = self._commands.get(block=wait, timeout=timeout_s)
-                if command is None:
-                    return False
-                command()
-                wait = False
-        except queue.Empty:
-            return True
 
     def _track(self, seat: Seat, answer: Answer) -> _Track:
         track = self._tracks.get(seat)

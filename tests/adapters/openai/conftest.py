@@ -1,35 +1,14 @@
-import socket
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
-from adapters.openai.server import HttpDoor
-from fishs2_daemon.settings import Settings
-from tests.adapters.openai.harness import FakeService, Running, Start
+from tests.adapters.openai.harness import Running, Start, doors_with
 
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Starts a door over a fake service, or over `service`; keyword arguments are settings."""
-    doors: list[Running] = []
-
-    async def begin(service: Any = None, **values: Any) -> Running:
-        settings = service.settings if service else Settings(_env_file=None, **values)
-        service = service or FakeService(settings)
-        door = HttpDoor(service, settings)
-        sock = socket.socket()
-        sock.bind(("127.0.0.1", 0))
-        sock.listen()
-        sock.setblocking(False)
-        await door.start(sock)
-        doors.append(Running(door, service, settings, sock.getsockname()[1]))
-        return doors[-1]
-
-    yield begin
-    for running in doors:
-        await running.door.close()
-        assert running.service.running == 0
+    async with doors_with() as start:
+        yield start
 
 
 @pytest.fixture

@@ -5,11 +5,12 @@ import json
 import math
 import socket
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from adapters.openai.routes import Route
 from adapters.openai.server import HttpDoor
 from fishs2_daemon.catalogue import Casting, VoiceCatalogue
 from fishs2_daemon.metrics import Metrics
@@ -51,14 +52,17 @@ class FakeService:
     async def refresh(self) -> None:
         await self.catalogue.refresh()
 
-    async def cast(self, request: SpeechRequest) -> Casting:
+    async def _cast(self, request: SpeechRequest) -> Casting:
         """An engine that clones wants voices that exist; otherwise whoever is asked for speaks."""
         if self.engine and self.engine.clones:
             return await self.catalogue.cast(request, self.engine)
         name = request.voice or "anna"
         return Casting(self.engine.name if self.engine else "fake", name, name)
 
-    async def speak(self, request: SpeechRequest) -> AsyncGenerator[Pcm, None]:
+    async def speak(
+        self, request: SpeechRequest, on_cast: Callable[[Casting], None] = lambda casting: None
+    ) -> AsyncGenerator[Pcm, None]:
+        on_cast(await self._cast(request))
         self.asked.append(request)
         self.running += 1
         try:
@@ -168,3 +172,27 @@ class Answer:
 
 
 Start = Callable[..., Awaitable[Running]]
+
+
+@asynccontextmanager
+async def doors_with(routes: Sequence[Route] = ()) -> AsyncIterator[Start]:
+    """Starts doors with these routes beside OpenAI's, over a fake service or over `service`; keyword arguments are
+    settings. They are closed at the end."""
+    doors: list[Running] = []
+
+    async def begin(service: Any = None, **values: Any) -> Running:
+        settings = service.settings if service else Settings(_env_file=None, **values)
+        service = service or FakeService(settings)
+        door = HttpDoor(service, settings, routes)
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        sock.setblocking(False)
+        await door.start(sock)
+        doors.append(Running(door, service, settings, sock.getsockname()[1]))
+        return doors[-1]
+
+    yield begin
+    for running in doors:
+        await running.door.close()
+        assert running.service.running == 0
