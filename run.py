@@ -6,16 +6,14 @@ It also speaks the language of the wrapper that this daemon replaces: its option
 
 import argparse
 import contextlib
-import hashlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NoReturn
 
 if sys.version_info < (3, 11):  # noqa: UP036 - reached by the older Python that somebody's `python3` still is
@@ -24,19 +22,8 @@ if sys.version_info < (3, 11):  # noqa: UP036 - reached by the older Python that
         "Start it with a newer one, for example: python3.12 run.py"
     )
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-ROOT = Path(__file__).resolve().parent
-VENV = ROOT / ".venv"
-BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
-EXE = ".exe" if os.name == "nt" else ""
-PYTHON = BIN / f"python{EXE}"
-DAEMON = BIN / f"fishs2-daemon{EXE}"
-STAMP = VENV / "run-stamp"
-LOCK = ROOT / ".tmp" / "install.lock"
+import run_ggml
+from run_install import DAEMON, PYTHON, ROOT, Part, Stop, install, tell
 
 SERVE = frozenset({"preview"})
 TEST = frozenset({"preview", "test"})
@@ -45,15 +32,25 @@ TEST = frozenset({"preview", "test"})
 PARALLEL = ("--numprocesses=auto", "--dist=loadfile")
 
 COMMANDS = ("serve", "say", "voices", "models", "doctor", "bench")
+
+#: Of these, those that compute, and so need the build of ggml that is asked for.
+COMPUTING = frozenset({"serve", "say", "doctor", "bench"})
+
 BACKENDS = ("auto", "cuda", "vulkan", "metal", "cpu")
-QUANTS = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k", "q2_k")
+QUANTS = ("auto", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k", "q2_k")
+
+#: Engines that S2 Pro's libraries are nothing to, and the extras that they need instead.
+OTHER_ENGINES = {"espeak": frozenset[str](), "s2cpp": frozenset({"s2cpp"}), "remote": frozenset({"remote"})}
+
+#: Arguments that only somebody gives who wants S2 Pro.
+S2_ARGUMENTS = frozenset({"--model", "--synthetic", "--ratios"})
 
 EX_CONFIG = 78
 
 USAGE = """\
 python3 run.py [options] [options of `serve`]     install what is missing, then serve
        python3 run.py say "Good morning" -o hello.wav    speak into a file
-       python3 run.py doctor | voices | serve ...        any command of the daemon, unchanged
+       python3 run.py doctor | voices | models ...       any command of the daemon, unchanged
        python3 run.py test [pytest options]              lint, types and tests
        python3 run.py setup                              only install, with what the tests need"""
 
@@ -63,20 +60,18 @@ Other options, and everything after `--`, go to `serve` unchanged; `python3 run.
 
 Every setting can also be a FISHS2_* variable, in the environment or in `.env` in this folder, where the daemon runs
 and where relative paths of its settings begin. Options beat the environment, the environment beats `.env`.
+
+A GPU of NVIDIA's is used where its driver and CUDA's compiler `nvcc` are found; the first start then builds ggml with
+CUDA, which takes a while. --backend cuda stops where that cannot be, and says what to do; docs/gpu.md says more:
+  python3 run.py --backend cuda --model-quant auto
+  python3 run.py --backend cuda --ggml-wheel ggml_python-0.0.45-py3-none-linux_x86_64.whl
+
 Caches stay in this folder (.pip-cache, .hf) unless PIP_CACHE_DIR or HF_HOME say otherwise. FISHS2_TEMP_DIR in the
 environment moves temporary files."""
 
 #: Options that have an effect whichever engine speaks.
-ALWAYS = frozenset({"host", "port", "model_quant", "model_q4", "skip_downloads", "force_downloads"})
-NO_S2 = "no effect on the preview voice, which speaks unless FISHS2_ENGINE=s2"
-
-
-class Stop(Exception):
-    """Ends the program with `status`; its text is for the person at the terminal."""
-
-    def __init__(self, text: str, status: int = 1) -> None:
-        super().__init__(text)
-        self.status = status
+ALWAYS = frozenset({"host", "port", "model_quant", "model_q4", "ggml_wheel", "skip_downloads", "force_downloads"})
+NO_S2 = "for S2 Pro; no effect on the preview voice, which speaks where S2 Pro is not there"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -87,6 +82,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if command == "test":
         return test(arguments[1:])
+    if command == "serve" and not {"-h", "--help"} & set(arguments):
+        command, arguments = "", arguments[1:]
     if command in COMMANDS:
         return become_daemon(arguments)
     if command and not command.startswith("-"):
@@ -114,6 +111,8 @@ def translate(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], list
     remarks += [f"--{name.replace('_', '-')}: {NO_S2}" for name in given if name not in ALWAYS]
     if given.pop("model_q4", False):
         given["model_quant"] = "q4_k_m"
+    if "ggml_wheel" in given:
+        given["ggml_wheel"] = os.path.abspath(given["ggml_wheel"])
     if "skip_downloads" in given:
         given["force_downloads"] = "false"
     environment = {f"FISHS2_{name.upper()}": "true" if value is True else value for name, value in given.items()}
@@ -122,7 +121,8 @@ def translate(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], list
 
 def become_daemon(arguments: Sequence[str]) -> int:
     """Replaces this process by the daemon, so that signals and the exit status are its own."""
-    install(SERVE | _s2_extra(arguments[0]))
+    extras, part = _engine_parts(arguments)
+    install(SERVE | extras, part)
     if arguments[0] != "say":
         # Where `.env` is. Not for `say`: its file belongs to the folder of whoever typed it.
         os.chdir(ROOT)
@@ -155,52 +155,58 @@ def test(arguments: Sequence[str]) -> int:
     return first_failure
 
 
-def install(extras: frozenset[str]) -> None:
-    """Makes `.venv` and installs the package with `extras`, unless that was done for the same pyproject.toml.
-
-    Raises `Stop`. The stamp is taken away first and written last: an interrupted installation is done again.
-    """
-    if _installed(extras):
-        return
-    with _lock():
-        if _installed(extras):  # by another start, while this one waited
-            return
-        extras |= _stamp()[1]
-        STAMP.unlink(missing_ok=True)
-        _make_venv()
-        _install_package(extras)
-        STAMP.write_text("\n".join([_fingerprint(), *sorted(extras)]) + "\n")
-
-
 def install_for_tests() -> None:
     """The S2 engine's libraries are built from source, so they are left out where nothing here can build them."""
-    if _has_compiler():
+    if run_ggml.has_compiler():
         install(TEST | {"s2"})
     else:
         install(TEST)
         tell("no C++ compiler: the tests of the S2 engine are left out (sudo apt install g++)")
 
 
-def _s2_extra(command: str) -> frozenset[str]:
-    """The S2 engine's libraries, for those who have its model, ask for it, or fetch it."""
-    told = (ROOT / ".env").read_text(encoding="utf-8", errors="replace") if (ROOT / ".env").is_file() else ""
-    told += "".join(f"\n{name.upper()}={value}" for name, value in os.environ.items())
-    asked = re.search(r"(?im)^ *(export +)?FISHS2_(ENGINE *= *[\"']?s2\b|MODEL_(QUANT|PATH|URL) *= *\S)", told)
-    if command != "models" and not asked and not any((ROOT / "models").glob("*.gguf")):
-        return frozenset()
-    if not _has_compiler():
+def _engine_parts(arguments: Sequence[str]) -> tuple[frozenset[str], Part | None]:
+    """The extras of the engine that will speak, and the ggml that it computes with.
+
+    Raises `Stop` with status 78 where a backend is asked for by name and cannot be had.
+    """
+    told = _told()
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    engine = dict(pairwise(words)).get("--engine", told.get("ENGINE", "")).lower()
+    command, backend, wheel = arguments[0], told.get("BACKEND", "auto").lower(), told.get("GGML_WHEEL", "")
+    fetches = command == "models" and engine != "s2cpp"  # which brings along what that takes
+    if engine in OTHER_ENGINES and not fetches and not S2_ARGUMENTS & set(words):
+        return OTHER_ENGINES[engine], None
+    wants = command == "models" or engine == "s2" or backend in run_ggml.KINDS or bool(S2_ARGUMENTS & set(words))
+    wants = wants or any(told.get(name) for name in ("GGML_WHEEL", "MODEL_QUANT", "MODEL_PATH", "MODEL_URL"))
+    if not wants and not any((ROOT / "models").glob("*.gguf")):
+        return frozenset(), None
+    part = None
+    if command in COMPUTING:
+        try:
+            part = run_ggml.choose(backend, wheel)
+        except Stop as stop:
+            if command != "doctor":  # which is asked what is wrong, and says it
+                raise
+            tell(str(stop))
+    elif wheel:
+        part = run_ggml.choose("cpu", wheel)
+    if not (run_ggml.has_compiler() or run_ggml.installed_kinds() or isinstance(part, run_ggml.NamedWheel)):
         tell("no C++ compiler, which the S2 engine's libraries are built with: sudo apt install g++")
-        return frozenset()
-    return frozenset({"s2"})
+        return frozenset(), None
+    return frozenset({"s2"}), part
 
 
-def _has_compiler() -> bool:
-    return any(map(shutil.which, ("c++", "g++", "clang++")))
-
-
-def tell(text: str) -> None:
-    """Progress goes to stderr: stdout is the daemon's own, with `--uri stdio://` even its wire."""
-    print(f"run.py: {text}", file=sys.stderr, flush=True)
+def _told() -> dict[str, str]:
+    """FISHS2_* settings without that prefix: of `.env`, and of the environment, which beats it."""
+    file = ROOT / ".env"
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    told = {}
+    for name, value in re.findall(r"(?im)^[ \t]*(?:export[ \t]+)?FISHS2_(\w+)[ \t]*=(.*)$", text):
+        told[name.upper()] = re.split(r"(?:^|\s)#", value)[0].strip().strip("\"'")
+    for name, value in os.environ.items():
+        if name.upper().startswith("FISHS2_"):
+            told[name.upper().removeprefix("FISHS2_")] = value.strip()
+    return told
 
 
 class _Parser(argparse.ArgumentParser):
@@ -224,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         "options of the S2 engine", "With --model-quant the daemon fetches a model file that is missing."
     )
     s2.add_argument("--backend", metavar="B", type=_one_of(BACKENDS), help=", ".join(BACKENDS))
+    s2.add_argument("--ggml-wheel", metavar="FILE", help="a build of ggml-python to compute with (FISHS2_GGML_WHEEL)")
     s2.add_argument("--model-quant", metavar="Q", type=_one_of(QUANTS), help=f"fetch and take {', '.join(QUANTS)}")
     s2.add_argument("--model-q4", action="store_true", help="same as --model-quant q4_k_m, and beats it")
     s2.add_argument("--n-gpu-layers", metavar="N", type=_whole(-1, 1000), help="layers on the GPU, -1: all")
@@ -270,102 +277,11 @@ def _keep_files_here() -> None:
         os.environ.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder)))
 
 
-def _fingerprint() -> str:
-    """Changes with pyproject.toml, with the folder (scripts name it) and with the Python behind `.venv`."""
-    parts = [(ROOT / "pyproject.toml").read_bytes(), os.fsencode(VENV), os.fsencode(os.path.realpath(PYTHON))]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
-
-
-def _stamp() -> tuple[str, set[str]]:
-    try:
-        fingerprint, *extras = STAMP.read_text().split()
-    except (OSError, ValueError):
-        return "", set()
-    return fingerprint, set(extras)
-
-
-def _installed(extras: frozenset[str]) -> bool:
-    fingerprint, stamped = _stamp()
-    return PYTHON.exists() and DAEMON.exists() and fingerprint == _fingerprint() and extras <= stamped
-
-
-@contextlib.contextmanager
-def _lock() -> Iterator[None]:
-    """One installation at a time in this folder. The system lets go of the lock when its holder dies."""
-    LOCK.parent.mkdir(exist_ok=True)
-    with LOCK.open("w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                tell("another start is installing; waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _make_venv() -> None:
-    if _venv_can_import("sys, pip"):
-        return
-    tell("making .venv")
-    existed = VENV.exists()
-    # One that runs and lacks only pip (uv makes such ones) is completed, not emptied.
-    clear = ["--clear"] if existed and not _venv_can_import("sys") else []
-    made = _quiet(sys.executable, "-m", "venv", *clear, VENV)
-    if made.returncode == 0:
-        return
-    if not existed:
-        shutil.rmtree(VENV, ignore_errors=True)
-    if _quiet(sys.executable, "-c", "import ensurepip").returncode != 0:
-        raise Stop(
-            f"{sys.executable} cannot make a virtual environment: its module ensurepip is missing.\n"
-            "On Debian and Ubuntu: sudo apt install python3-venv\n"
-            "Then start again: python3 run.py"
-        )
-    raise Stop(f"making .venv failed; the last words of it:\n{_tail(made.stdout)}")
-
-
-def _venv_can_import(modules: str) -> bool:
-    code = f"import {modules}; sys.exit(sys.version_info < (3, 11))"
-    return PYTHON.exists() and _quiet(PYTHON, "-c", code).returncode == 0
-
-
-def _install_package(extras: frozenset[str]) -> None:
-    tell("installing the daemon and its libraries into .venv; the first time takes a minute or two")
-    started_s = time.monotonic()
-    package = f".[{','.join(sorted(extras))}]"
-    # ggml is built from source; without its kernels for many columns a processor takes twice as long for a prompt.
-    os.environ.setdefault("CMAKE_ARGS", "-DGGML_LLAMAFILE=ON")
-    done = _quiet(PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--editable", package)
-    if done.returncode != 0:
-        raise Stop(
-            f"the installation failed; the last words of pip:\n{_tail(done.stdout)}\n"
-            "Look at the network connection and the free disk space, then start again: python3 run.py\n"
-            "If it stays like this, delete .venv first."
-        )
-    tell(f"installed in {time.monotonic() - started_s:.0f} s")
-
-
-def _quiet(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs `command` without letting it read the terminal or write to it; stdout holds both of its streams."""
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-
-
-def _tail(output: str) -> str:
-    return "\n".join(f"  {line}" for line in output.strip().splitlines()[-15:])
-
-
 if __name__ == "__main__":
-    # As an exception, so that a pip in progress ends with this process; exec gives the daemon the default back.
+    # As exceptions, so that a pip in progress ends with this process; exec gives the daemon the defaults back.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(128 + signal.SIGHUP))
     try:
         sys.exit(main(sys.argv[1:]))
     except Stop as stop:

@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 
 Voice = Annotated[str | None, typer.Option("--voice", metavar="ID", help="See `fishs2-daemon voices`.")]
-Engine = Annotated[str | None, typer.Option(metavar="NAME", help="auto, espeak or s2.")]
+Engine = Annotated[str | None, typer.Option(metavar="NAME", help="auto, espeak, s2, s2cpp or remote.")]
 LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR.")]
 
 
@@ -39,6 +39,19 @@ def serve(
     engine: Engine = None,
     model: Annotated[str | None, typer.Option(metavar="FILE", help="S2 Pro model.")] = None,
     tokenizer: Annotated[str | None, typer.Option(metavar="FILE", help="Its tokenizer, if not beside it.")] = None,
+    model_quant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Fetch and take that one: auto, f16, q8_0, q6_k, ...")
+    ] = None,
+    model_q4: Annotated[bool, typer.Option("--model-q4", help="Same as --model-quant q4_k_m, and beats it.")] = False,
+    skip_downloads: Annotated[bool, typer.Option("--skip-downloads", help="Use the files that are there.")] = False,
+    force_downloads: Annotated[bool, typer.Option("--force-downloads", help="Fetch the files again.")] = False,
+    accept_license: Annotated[
+        bool, typer.Option("--accept-license", help="You agree to the model's licence: non-commercial use only.")
+    ] = False,
+    backend: Annotated[str | None, typer.Option(metavar="NAME", help="What it runs on: auto, cuda, cpu, ...")] = None,
+    gpu_device: Annotated[str | None, typer.Option(metavar="N,N,...", help="GPUs; each one gets a worker.")] = None,
+    n_gpu_layers: Annotated[str | None, typer.Option(metavar="N", help="Layers on the GPU; -1: all.")] = None,
+    skip_gpu_check: Annotated[bool, typer.Option("--skip-gpu-check", help="Start without looking for a GPU.")] = False,
     voices_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of stored voices.")] = None,
     zeroconf_name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Instance name on the network; never change it.")
@@ -52,7 +65,11 @@ def serve(
     """Serve Wyoming (port 10200) and HTTP (port 8020)."""
     overrides: dict[str, Any] = {
         "uri": uri or None, "host": http_host, "port": http_port, "http": False if no_http else None,
-        "engine": engine, "model_path": model, "tokenizer_path": tokenizer, "voices_dir": voices_dir,
+        "engine": engine, "model_path": model, "tokenizer_path": tokenizer,
+        "model_quant": "q4_k_m" if model_q4 else model_quant, "skip_downloads": skip_downloads or None,
+        "force_downloads": force_downloads or None, "accept_license": accept_license or None,
+        "backend": backend, "gpu_device": gpu_device, "n_gpu_layers": n_gpu_layers,
+        "skip_gpu_check": skip_gpu_check or None, "voices_dir": voices_dir,
         "zeroconf": False if no_zeroconf else None, "zeroconf_name": zeroconf_name,
         "zeroconf_interface": zeroconf_interface or None, "log_level": log_level,
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """Reading, printing and re-reading the settings."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,18 +12,30 @@ from pydantic.fields import FieldInfo
 from fishs2_daemon.artifacts.artifact import locate
 from fishs2_daemon.engine_choice import choose_engine
 from fishs2_daemon.errors import ConfigError
-from fishs2_daemon.settings import ENV_PREFIX, RELOADABLE, RETIRED, S2_SETTINGS, WITHOUT_EFFECT_YET, Settings
+from fishs2_daemon.hardware import look
+from fishs2_daemon.settings import (
+    ENGINE_SETTINGS,
+    ENV_PREFIX,
+    RELOADABLE,
+    RETIRED,
+    SWITCHABLE,
+    Settings,
+)  # fmt: skip
+from fishs2_daemon.sizing.choice import choose_quant
 
 #: Flags of `serve` and the setting that each one sets.
 FLAGS = {
     "uri": "--uri", "host": "--http-host", "port": "--http-port", "http": "--no-http", "engine": "--engine",
-    "model_path": "--model", "tokenizer_path": "--tokenizer", "voices_dir": "--voices-dir",
+    "model_path": "--model", "tokenizer_path": "--tokenizer",
+    "model_quant": "--model-quant", "skip_downloads": "--skip-downloads", "force_downloads": "--force-downloads",
+    "accept_license": "--accept-license", "backend": "--backend", "gpu_device": "--gpu-device",
+    "n_gpu_layers": "--n-gpu-layers", "skip_gpu_check": "--skip-gpu-check", "voices_dir": "--voices-dir",
     "zeroconf": "--no-zeroconf", "zeroconf_name": "--zeroconf-name", "zeroconf_interface": "--zeroconf-interface",
     "log_level": "--log-level",
 }  # fmt: skip
 
 #: FISHS2_* names that `run.py` reads.
-_FOREIGN = frozenset({"temp_dir"})
+_FOREIGN = frozenset({"ggml_wheel", "temp_dir"})
 
 #: What the choice between the engines depends on, and so has an effect even where it is for the other one.
 _CHOOSING = frozenset({"model_path", "tokenizer_path"})
@@ -34,33 +46,38 @@ _SHOWN_CHARS = 60
 def load(**overrides: Any) -> Settings:
     """Settings from the environment, `.env` and `overrides` (None: not given).
 
-    Raises `ConfigError` with one line that names the first wrong setting, what was given and what is allowed.
+    `auto` as quantisation becomes the one for this machine. Raises `ConfigError` with one line that names the first
+    wrong setting, what was given and what is allowed.
     """
-    try:
-        settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
-    except ValidationError as error:
-        raise ConfigError(_one_line(error)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f".env: cannot be read: {error}") from None
-    files = locate(settings)
-    settings.model_path, settings.tokenizer_path = files.model, files.tokenizer
-    settings.api_keys = [*settings.api_keys, *_keys_from_files(settings)]
-    return settings
+    return _completed(_read(overrides))
 
 
-def reload(settings: Settings, **overrides: Any) -> list[str]:
-    """Take over what may change at run time, in place. Returns the names that changed but need a restart."""
-    fresh = load(**overrides)
+def load_again(settings: Settings, **overrides: Any) -> Settings:
+    """As `load`, for a daemon that runs with `settings`: what it decided by the memory that was free at its start is
+    not decided again, as it has taken that memory since."""
+    fresh = _read(overrides)
+    if fresh.model_quant == "auto":
+        fresh.model_quant = settings.model_quant
+    return _completed(fresh)
+
+
+def take_over(settings: Settings, fresh: Settings) -> list[str]:
+    """Change what may change at run time, in place. Returns the names that differ but need a restart."""
     stale = []
     for name in Settings.model_fields:
         value = getattr(fresh, name)
         if value == getattr(settings, name):
             continue
-        if name in RELOADABLE:
+        if name in RELOADABLE or name in SWITCHABLE:
             setattr(settings, name, value)
         else:
             stale.append(name)
     return stale
+
+
+def switched(settings: Settings, fresh: Settings) -> list[str]:
+    """Names of settings that differ and that need new workers."""
+    return sorted(name for name in SWITCHABLE if getattr(settings, name) != getattr(fresh, name))
 
 
 def describe(settings: Settings) -> list[str]:
@@ -80,20 +97,39 @@ def without_effect(settings: Settings, names: Iterable[str] = ()) -> list[str]:
     These are settings that the engine which will speak does not act on, when they differ from their default, and those
     of `names` (see `given_names`) that have no meaning any more.
     """
-    others = frozenset() if choose_engine(settings).name == "s2" else S2_SETTINGS - _CHOOSING
-    waiting = {
+    others = frozenset().union(*ENGINE_SETTINGS.values()) - ENGINE_SETTINGS[choose_engine(settings).name] - _CHOOSING
+    idle = {
         name
-        for name in settings.model_fields_set & (WITHOUT_EFFECT_YET | others)
+        for name in settings.model_fields_set & others
         if getattr(settings, name) != Settings.model_fields[name].get_default(call_default_factory=True)
     }
     retired = {_field_name(name) for name in names} & RETIRED
-    return sorted(f"{ENV_PREFIX}{name.upper()}" for name in waiting | retired)
+    return sorted(f"{ENV_PREFIX}{name.upper()}" for name in idle | retired)
 
 
 def unknown_names(names: Iterable[str]) -> list[str]:
     """Those of `names` (see `given_names`) that mean nothing here: mostly typing slips."""
     known = {*Settings.model_fields, *RETIRED, *_FOREIGN}
     return sorted(name for name in names if name.upper().startswith(ENV_PREFIX) and _field_name(name) not in known)
+
+
+def _read(overrides: Mapping[str, Any]) -> Settings:
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f".env: cannot be read: {error}") from None
+
+
+def _completed(settings: Settings) -> Settings:
+    if settings.model_quant == "auto":
+        choice = choose_quant(settings, look(settings))
+        settings.decide_quant(choice.quant, choice.reason)
+    files = locate(settings)
+    settings.model_path, settings.tokenizer_path = files.model, files.tokenizer
+    settings.api_keys = [*settings.api_keys, *_keys_from_files(settings)]
+    return settings
 
 
 def _field_name(name: str) -> str:

@@ -9,16 +9,18 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from adapters.fishaudio import routes as fishaudio
+from adapters.openai import admin
 from adapters.openai.server import HttpDoor
-from fishs2_daemon import configuration, logs
+from fishs2_daemon import configuration
 from fishs2_daemon.artifacts.errors import ArtifactError
-from fishs2_daemon.artifacts.fetch import fetch, is_wanted
+from fishs2_daemon.artifacts.fetch import is_wanted
 from fishs2_daemon.catalogue import VoiceCatalogue
 from fishs2_daemon.discovery import Discovery, listening_addresses
 from fishs2_daemon.engine_choice import choose_engine
-from fishs2_daemon.errors import Fishs2Error
+from fishs2_daemon.errors import Fishs2Error, Unavailable
 from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.notify import Notifier
+from fishs2_daemon.reload import Reload, check_gpu, fetch_files
 from fishs2_daemon.service import SpeechService
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.sockets import DoorSockets, name_of, open_doors, parse_uri
@@ -34,10 +36,6 @@ _STATUS_INTERVAL_S = 2.0
 
 #: While the engine loads, systemd is asked again and again for this much more time.
 _EXTENSION_S = 30.0
-
-
-#: How long an answer of the preview voice may hold up the model that has come.
-_QUIET_S = 60.0
 
 
 @asynccontextmanager
@@ -58,7 +56,7 @@ async def running_service(
     with suppress(OSError, Fishs2Error):
         await catalogue.refresh()
     service = SpeechService(settings, workers, catalogue, metrics)
-    working = _fetch_and_work(settings, service, workers) if may_fetch and is_wanted(settings) else workers.run()
+    working = _fetch_and_work(settings, workers) if may_fetch and is_wanted(settings) else workers.run()
     running = [asyncio.create_task(working), asyncio.create_task(service.keep_warm())]
     try:
         yield service, workers
@@ -68,35 +66,29 @@ async def running_service(
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _fetch_and_work(settings: Settings, service: SpeechService, workers: WorkerPool) -> None:
+async def _fetch_and_work(settings: Settings, workers: WorkerPool) -> None:
     async with asyncio.TaskGroup() as tasks:
         if settings.engine == "auto":
             tasks.create_task(workers.run())
-        workers.fetching("fetching the model")
         try:
-            await fetch(settings, lambda what, fraction: workers.fetching(f"{what} {fraction:.0%}"))
+            await fetch_files(settings, workers)
         except ArtifactError as error:
             _log.error("%s", error)
         except Exception:  # noqa: BLE001 - an edge: the preview voice goes on speaking
             _log.exception("the model was not fetched")
-        else:
-            _log.info("the model is there")
-        workers.fetching("")
         if settings.engine != "auto":
             tasks.create_task(workers.run())
         elif (choice := choose_engine(settings)).name != "espeak":
-            await _quiet(service, workers)
-            workers.become(choice.name)
+            await _take_over(choice.name, settings, workers)
         elif choice.missing:
             _log.info("the preview voice (espeak-ng) goes on speaking: %s", choice.missing)
 
 
-async def _quiet(service: SpeechService, workers: WorkerPool) -> None:
-    """Until nobody speaks, or `_QUIET_S` are over."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_QUIET_S):
-            while service.running:
-                await workers.wait_for_change(0.1)
+async def _take_over(engine: str, settings: Settings, workers: WorkerPool) -> None:
+    try:
+        await workers.switch(engine, settings)
+    except Unavailable as error:
+        _log.error("the preview voice (espeak-ng) goes on speaking: %s", error)
 
 
 class Daemon:
@@ -116,11 +108,14 @@ class Daemon:
     async def run(self) -> None:
         """Raises `ConfigError` or `ListenError` before anything is served."""
         self._handle_signals()
+        await check_gpu(self.settings)
         self._sockets = open_doors(self.settings)
         async with running_service(self.settings, may_fetch=True) as (service, workers):
             self._service, self._workers = service, workers
+            self._reload = Reload(self.settings, self._overrides, service, workers)
             self._wyoming = WyomingServer(service)
-            self._http = [HttpDoor(service, self.settings, fishaudio.ROUTES) for _ in self._sockets.http]
+            routes = (admin.route(self._reload), *fishaudio.ROUTES)
+            self._http = [HttpDoor(service, self.settings, routes) for _ in self._sockets.http]
             try:
                 await self._serve()
             except ExceptionGroup as group:
@@ -219,12 +214,14 @@ class Daemon:
             self._reload_requested.clear()
             self._notifier.reloading()
             try:
-                stale = configuration.reload(self.settings, **self._overrides)
-                logs.set_level(self.settings)
-                await self._workers.refresh()
-                _log.info("reloaded%s", f"; only a restart changes {', '.join(stale)}" if stale else "")
+                reloaded = await self._reload()
             except Fishs2Error as error:
                 _log.error("nothing was reloaded: %s", error)
+            except Exception:  # noqa: BLE001 - an edge: the daemon goes on as it was
+                _log.exception("nothing was reloaded")
+            else:
+                stale = ", ".join(reloaded.stale)
+                _log.info("reloaded%s", f"; only a restart changes {stale}" if stale else "")
             if self._is_announced:
                 self._notifier.ready()
 
@@ -235,6 +232,8 @@ async def serve(settings: Settings, overrides: Mapping[str, Any]) -> None:
         parse_uri(uri)  # a wrong one is told before anything else is
     for line in configuration.describe(settings):
         _log.info("%s", line)
+    if settings.quant_reason:
+        _log.info("FISHS2_MODEL_QUANT=auto: %s", settings.quant_reason)
     names = configuration.given_names()
     for name in configuration.unknown_names(names):
         _log.warning("%s means nothing here; is it spelled right?", name)

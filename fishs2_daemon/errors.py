@@ -26,6 +26,7 @@
         WorkerCrashed
         EngineError               the engine reported a failure of its own
           ModelFileError, PromptError, ShapeError, UnsupportedOperation    drawn where the S2 engine has them
+          UpstreamError         another server's; drawn in engines/remote/errors.py
       StorageError                the voice store cannot be written or read: a full disk, a wrong owner
       ArtifactError               a model file; what can be wrong with it is drawn in artifacts/errors.py
       ProtocolError               a peer broke the wire format

@@ -1,12 +1,12 @@
-"""`models`: the model's files, listed, fetched, checked, removed."""
+"""`models`: the model's files, listed, fetched, checked, removed, and the runtime of the s2cpp engine."""
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ from fishs2_daemon.artifacts.artifact import PUBLISHED_BYTES, Artifact, locate, 
 from fishs2_daemon.artifacts.errors import ArtifactError, CorruptArtifact
 from fishs2_daemon.artifacts.lock import writing
 from fishs2_daemon.artifacts.progress import Progress, Tell, Tenths, megabytes
+from fishs2_daemon.artifacts.runtime import look
 from fishs2_daemon.artifacts.standing import State
 from fishs2_daemon.errors import InvalidRequest
 from fishs2_daemon.settings import Settings
@@ -28,7 +29,10 @@ app = typer.Typer(
     help="The model's files: what there is, fetch, check, remove.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Quant = Annotated[str | None, typer.Argument(metavar="[QUANT]", help=f"{', '.join(PUBLISHED_BYTES)}.")]
+#: The one that suits this machine.
+_AUTO = "auto"
+
+Quant = Annotated[str | None, typer.Argument(metavar="[QUANT]", help=f"{', '.join(PUBLISHED_BYTES)} or {_AUTO}.")]
 
 _INTERRUPTED = 130
 
@@ -46,6 +50,7 @@ def list_files() -> None:
         size = seen.size if seen.state in (State.WHOLE, State.UNCHECKED, State.CHANGED) else artifact.published_bytes
         mark = "*" if artifact.path in (used.model, used.tokenizer) else " "
         typer.echo(f"{mark} {quant or 'tokenizer':<10}{megabytes(size):>9}  {state:<28}{artifact.path}")
+    _list_runtime(settings)
     typer.echo("* is what the settings name. Sizes of files that are not there are the published ones.")
     folder = used.model.parent.absolute()
     there = next(path for path in (folder, *folder.parents) if path.is_dir())
@@ -61,8 +66,9 @@ def get(
     ] = False,
 ) -> None:
     """Fetch a model file and its tokenizer; an interrupted fetch goes on where it stopped."""
-    settings = _settings()
-    chosen = model(settings, _known(quant))
+    quant = _known(quant, *PUBLISHED_BYTES, _AUTO)
+    settings = _settings(model_quant=_AUTO) if quant == _AUTO else _settings()
+    chosen = model(settings, None if quant == _AUTO else quant)
     _agree(settings, chosen.path.parent, accept_license)
     from fishs2_daemon.artifacts.download import download
 
@@ -103,7 +109,7 @@ def verify() -> None:
 @app.command()
 def remove(quant: Annotated[str, typer.Argument(metavar="QUANT", help=f"{', '.join(PUBLISHED_BYTES)}.")]) -> None:
     """Remove a model file, what is there of it and what was set aside. The tokenizer stays."""
-    path = model(_settings(), _known(quant)).path
+    path = model(_settings(), _known(quant, *PUBLISHED_BYTES)).path
     if not path.parent.is_dir():
         typer.echo(f"{path}: not there")
         return
@@ -118,19 +124,55 @@ def remove(quant: Annotated[str, typer.Argument(metavar="QUANT", help=f"{', '.jo
     typer.echo(f"{path}: removed, {megabytes(freed)} freed" if freed else f"{path}: not there")
 
 
-def _settings() -> Settings:
-    settings = configuration.load(log_level="WARNING")
+@app.command()
+def runtime(
+    force: Annotated[
+        bool, typer.Option("--force", help="Fetch again; what was put there by hand is set aside.")
+    ] = False,
+) -> None:
+    """Fetch the s2cpp engine's libraries (FISHS2_RUNTIME_ZIP_URL), or say what is there."""
+    settings = _settings()
+    if path := settings.s2_dll_path:
+        if not path.is_file():
+            raise ArtifactError(f"{path}: not there, and FISHS2_S2_DLL_PATH names it")
+        typer.echo(f"{path}: there, FISHS2_S2_DLL_PATH names it; nothing is fetched")
+        return
+    from fishs2_daemon.artifacts.bundle import bundle_of, install
+
+    if bundle := bundle_of(settings):
+        try:
+            with _shown() as tell:
+                install(bundle, tell, partial(_wait, bundle.folder.name), force=force)
+        except KeyboardInterrupt:
+            typer.echo("stopped: what came is kept, the same command goes on from there", err=True)
+            raise typer.Exit(_INTERRUPTED) from None
+    there = look(settings.runtime_dir)
+    if not there.is_usable:
+        raise ArtifactError(
+            f"{there.folder}: {there}; name a zip file of {', '.join(there.lacks)} with FISHS2_RUNTIME_ZIP_URL, copy "
+            "them into that folder, or name libs2 with FISHS2_S2_DLL_PATH"
+        )
+    typer.echo(f"{there.folder}: {there}, {megabytes(there.size_bytes)}")
+
+
+def _list_runtime(settings: Settings) -> None:
+    """Only where somebody has to do with it."""
+    there = look(settings.runtime_dir)
+    if not there.is_free or settings.engine == "s2cpp":
+        mark = "*" if settings.engine == "s2cpp" and not settings.s2_dll_path else " "
+        typer.echo(f"{mark} {'runtime':<10}{megabytes(there.size_bytes):>9}  {there!s:<26}  {there.folder}")
+
+
+def _settings(**given: Any) -> Settings:
+    settings = configuration.load(log_level="WARNING", **given)
     logs.configure(settings)
     return settings
 
 
-def _known(quant: str | None) -> str | None:
-    if quant is None:
-        return None
-    allowed: Sequence[str] = get_args(Settings.model_fields["model_quant"].annotation)
-    if quant.lower() not in allowed:
-        raise InvalidRequest(f"{quant!r} is not allowed; allowed: {', '.join(allowed)}")
-    return quant.lower()
+def _known(quant: str | None, *allowed: str) -> str | None:
+    if quant is None or quant.lower() in allowed:
+        return quant and quant.lower()
+    raise InvalidRequest(f"{quant!r} is not allowed; allowed: {', '.join(allowed)}")
 
 
 def _agree(settings: Settings, folder: Path, is_given: bool) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 
 from fishs2_daemon.admission import Admission
@@ -48,6 +48,7 @@ class SpeechService:
         self._admission = Admission()
         self._plans = TextPlans(settings)
         self._closing = False
+        self._warmed: set[tuple[int, str]] = set()
         metrics.waiting.set_function(lambda: self.waiting)
         metrics.running.set_function(lambda: self.running)
 
@@ -90,15 +91,18 @@ class SpeechService:
 
     async def keep_warm(self) -> None:
         """Make the voices that are set ready on every worker that comes; runs until it is cancelled."""
-        warmed: set[tuple[int, str]] = set()
         while True:
-            for worker in self._workers.members:
-                for voice in self.settings.warm_voices:
-                    engine, pid = worker.engine, worker.pid
-                    if pid is not None and engine and engine.clones and (pid, voice) not in warmed:
-                        warmed.add((pid, voice))
-                        await self._warm(voice, worker, engine)
+            await self.warm(self._workers.members)
             await self._workers.wait_for_change(_LOOK_S)
+
+    async def warm(self, workers: Sequence[Supervisor]) -> None:
+        """Make the voices that are set ready on those of `workers` that are, where that was not done yet."""
+        for worker in workers:
+            for voice in self.settings.warm_voices:
+                engine, pid = worker.engine, worker.pid
+                if pid is not None and engine and engine.clones and (pid, voice) not in self._warmed:
+                    self._warmed.add((pid, voice))
+                    await self._warm(voice, worker, engine)
 
     async def speak(
         self, request: SpeechRequest, on_cast: Callable[[Casting], None] = lambda casting: None

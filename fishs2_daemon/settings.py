@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "FISHS2_"
@@ -20,6 +20,10 @@ PRIVATE_NETWORKS = "127.0.0.0/8,::1/128,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,
 
 
 def _split(value: Any) -> Any:
+    return _split_at(",", value)
+
+
+def _split_at(separators: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
@@ -27,7 +31,11 @@ def _split(value: Any) -> Any:
             return json.loads(value)
         except ValueError:
             raise ValueError("a list is written a,b or as a JSON array") from None
-    return [item.strip() for item in value.split(",") if item.strip()]
+    return [item.strip() for item in re.split(f"[{separators}]", value) if item.strip()]
+
+
+def _paths(value: Any) -> Any:
+    return _split_at(",;", value)
 
 
 def _networks(value: Any) -> Any:
@@ -69,13 +77,19 @@ SecretList = Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)]
 IntList = Annotated[
     list[Annotated[int, Field(ge=0, le=64)]], NoDecode, BeforeValidator(_split), Field(min_length=1, max_length=64)
 ]
-PathList = Annotated[list[Path], NoDecode, BeforeValidator(_split)]
+PathList = Annotated[list[Path], NoDecode, BeforeValidator(_paths)]
 Networks = Annotated[list[IPv4Network | IPv6Network], NoDecode, BeforeValidator(_networks)]
 Name = Annotated[str, Field(min_length=1)]
 OptionalName = Annotated[str | None, BeforeValidator(_blank_is_none)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_blank_is_none)]
 OptionalUrl = Annotated[
     str | None, _matching(r"https?://[^\s/@]+/\S*", "an http:// or https:// address"), BeforeValidator(_blank_is_none)
+]
+UrlList = Annotated[
+    list[Annotated[str, _matching(r"https?://[^\s/@?#]+(/[^\s?#]*)?", "http:// or https:// addresses")]],
+    NoDecode,
+    BeforeValidator(_split),
+    Field(max_length=64),
 ]
 OptionalSha256 = Annotated[
     str | None,
@@ -123,7 +137,7 @@ class Settings(BaseSettings):
     )
 
     # Engine and voices
-    engine: Annotated[Literal["auto", "espeak", "s2"], BeforeValidator(_lower)] = Field(
+    engine: Annotated[Literal["auto", "espeak", "s2", "s2cpp", "remote"], BeforeValidator(_lower)] = Field(
         "auto", description="who speaks"
     )
     default_voice: OptionalName = Field(
@@ -182,6 +196,10 @@ class Settings(BaseSettings):
     cancel_timeout_s: Seconds = Field(5.0, description="a worker that does not stop an answer in this time is killed")
     drain_timeout_s: Seconds = Field(20.0, description="time for running answers to finish after SIGTERM")
 
+    idle_unload: float = Field(
+        0.0, ge=0, le=604_800, description="seconds of silence after which the engine's memory is given back; 0: never"
+    )
+
     # The S2 engine
     backend: Annotated[Literal["auto", "cuda", "vulkan", "metal", "cpu"], BeforeValidator(_lower)] = Field(
         "auto", description="what the model runs on"
@@ -190,8 +208,8 @@ class Settings(BaseSettings):
     n_gpu_layers: int = Field(-1, ge=-1, le=1000, description="layers on the GPU, the others on the CPU; -1: all")
     n_threads: int = Field(0, ge=0, le=512, description="CPU threads; 0: as many as there are cores")
     model_quant: Annotated[
-        Literal["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k", "q2_k"], BeforeValidator(_lower)
-    ] = Field("q8_0", description="quantisation of the model file to fetch")
+        Literal["auto", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k", "q2_k"], BeforeValidator(_lower)
+    ] = Field("q8_0", description="quantisation of the model file; auto: the best that fits")
     hf_repo_id: Annotated[str, _matching(r"[\w.-]+/[\w.-]+", "owner/name of a repository of the hub")] = Field(
         "rodrigomt/s2-pro-gguf", description="hub repository of the model files"
     )
@@ -217,6 +235,33 @@ class Settings(BaseSettings):
         "bf16", description="rotations rounded as the official engines do, or exact"
     )
 
+    # The s2.cpp engine
+    runtime_dir: Path = Field(Path("runtime/fishs2sharp"), description="folder of libs2 and the libraries it needs")
+    s2_dll_path: OptionalPath = Field(None, description="libs2 itself, where it is not in that folder")
+    runtime_extra_dll_dirs: PathList = Field([], description="more folders of libraries that libs2 needs")
+    runtime_zip_url: OptionalUrl = Field(None, description="fetch the folder's content from this zip file")
+    runtime_zip_sha256: OptionalSha256 = Field(None, description="SHA-256 that the zip file must have")
+
+    # The remote engine
+    remote_urls: UrlList = Field(
+        [], description="OpenAI-style speech servers that speak, such as http://gpu.local:8020/v1"
+    )
+    remote_model: Name = Field("fishaudio/s2-pro", description="model id to ask them for")
+    remote_api_key_file: OptionalPath = Field(None, description="file with their API key")
+    remote_slots: int = Field(8, ge=1, le=1024, description="texts that each of them speaks at a time")
+
+    _quant_reason: str = PrivateAttr("")
+
+    @property
+    def quant_reason(self) -> str:
+        """Why it is that quantisation, in a line; empty where it was set."""
+        return self._quant_reason
+
+    def decide_quant(self, quant: str, reason: str) -> None:
+        """In place of `auto`."""
+        self.model_quant = quant  # type: ignore[assignment]  # one of those that are published
+        self._quant_reason = reason
+
     @field_validator("uri")
     @classmethod
     def _some_uri(cls, value: list[str]) -> list[str]:
@@ -225,28 +270,36 @@ class Settings(BaseSettings):
         return value
 
 
-#: Settings that nothing acts on yet.
-WITHOUT_EFFECT_YET = frozenset({"skip_gpu_check"})
-
-#: Settings that only the S2 engine acts on.
-S2_SETTINGS = frozenset(
-    {"model_path", "tokenizer_path", "backend", "gpu_device", "n_threads", "max_new_tokens", "temperature", "top_p"}
-    | {"top_k", "min_tokens_before_end", "seed", "slots", "context", "voice_cache_mb", "warm_voices", "rope"}
-    | {"n_gpu_layers"}
+_MODEL_SETTINGS = frozenset(
+    {"model_path", "tokenizer_path", "backend", "gpu_device", "n_gpu_layers", "n_threads", "max_new_tokens"}
+    | {"temperature", "top_p", "top_k", "min_tokens_before_end", "skip_gpu_check"}
 )
 
-#: Names that the replaced wrapper reads and that nothing here needs: its native runtime, its downloads, its extra logs.
+#: Settings that only some engines act on.
+ENGINE_SETTINGS = {
+    "espeak": frozenset[str](),
+    "s2": _MODEL_SETTINGS | {"seed", "slots", "context", "voice_cache_mb", "warm_voices", "rope"},
+    "s2cpp": _MODEL_SETTINGS
+    | {"warm_voices", "runtime_dir", "s2_dll_path", "runtime_extra_dll_dirs", "runtime_zip_url", "runtime_zip_sha256"},
+    "remote": frozenset({"remote_urls", "remote_model", "remote_api_key_file", "remote_slots"}),
+}
+
+#: Names that the replaced wrapper reads and that nothing here needs: its checks, its downloads, its extra logs.
 RETIRED = frozenset(
-    {"s2_dll_path", "runtime_dir", "runtime_extra_dll_dirs", "runtime_zip_path", "runtime_zip_url"}
-    | {"runtime_zip_sha256", "require_nvidia_gpu", "min_reference_audio_seconds", "verbose"}
+    {"runtime_zip_path", "require_nvidia_gpu", "min_reference_audio_seconds", "verbose"}
     | {"access_log_file", "error_log_file"}
 )
 
-#: Settings that a reload (SIGHUP) takes over from the environment file; the others need a restart.
+#: Settings that a reload takes over at once; those of `SWITCHABLE` with new workers; the others need a restart.
 RELOADABLE = frozenset(
     {"allowed_networks", "allowed_hosts", "cors_origins", "api_keys", "api_keys_file", "default_voice", "unknown_voice"}
     | {"languages", "log_level", "max_text_chars", "max_queue", "queue_timeout_s", "first_audio_timeout_s"}
     | {"stall_timeout_s", "text_timeout_s", "total_timeout_s", "max_connections", "http_max_connections"}
     | {"idle_timeout_s", "event_timeout_s", "header_timeout_s", "body_timeout_s", "write_timeout_s", "drain_timeout_s"}
     | {"clean_text", "replacements_file", "sentence_pause_s", "paragraph_pause_s", "reference_dirs", "warm_voices"}
+    | {"idle_unload", "models_dir", "hf_repo_id", "model_url", "model_sha256", "tokenizer_url", "tokenizer_sha256"}
+    | {"accept_license", "skip_downloads", "force_downloads", "skip_gpu_check"}
 )
+
+#: Settings that are a worker's own for as long as it lives: a reload starts new ones and lets the old ones finish.
+SWITCHABLE = frozenset({"engine", "model_quant"}).union(*ENGINE_SETTINGS.values()) - RELOADABLE

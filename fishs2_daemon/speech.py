@@ -140,4 +140,5 @@ class EngineState(Enum):
     READY = "ready"
     RESTARTING = "restarting"
     FAILED = "failed"
+    UNLOADED = "unloaded"
     STOPPED = "stopped"

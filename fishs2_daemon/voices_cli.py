@@ -15,7 +15,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Engine = Annotated[str | None, typer.Option(metavar="NAME", help="auto, espeak or s2.")]
+Engine = Annotated[str | None, typer.Option(metavar="NAME", help="auto, espeak, s2, s2cpp or remote.")]
 LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR.")]
 VoicesDir = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of stored voices.")]
 VoiceId = Annotated[str, typer.Argument(metavar="ID")]

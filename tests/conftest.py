@@ -16,6 +16,7 @@ from fishs2_daemon.daemon import running_service
 from fishs2_daemon.service import SpeechService
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.worker.pool import WorkerPool
+from tests.daemons import Launch, is_worker, launching
 
 # Examples are new in every run at a desk, where a find is welcome; a checkout that is judged sees the same ones.
 hypothesis.settings.register_profile("ci", derandomize=True)
@@ -50,7 +51,7 @@ def _nothing_raises_out_of_a_task(request: pytest.FixtureRequest) -> Iterator[No
 @pytest.fixture(autouse=True)
 def _no_worker_is_left_behind() -> Iterator[None]:
     yield
-    left = [child for child in psutil.Process().children(recursive=True) if _is_worker(child)]
+    left = [child for child in psutil.Process().children(recursive=True) if is_worker(child)]
     for child in left:
         child.kill()
     assert not left, f"worker processes left behind: {left}"
@@ -61,13 +62,6 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.chdir(tmp_path)  # `.env` is read from the working folder
     for name in configuration.given_names():
         monkeypatch.delenv(name, raising=False)
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    try:
-        return "fishs2_daemon.worker.child" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @dataclass
@@ -90,3 +84,9 @@ async def speech() -> AsyncIterator[Speech]:
     async with running_service(settings) as (service, supervisor):
         await supervisor.ready(20)
         yield Speech(settings, service, supervisor)
+
+
+@pytest.fixture
+async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
+    async with launching(tmp_path) as start:
+        yield start

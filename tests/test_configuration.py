@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from fishs2_daemon import configuration
 from fishs2_daemon.errors import ConfigError
-from fishs2_daemon.settings import RELOADABLE, Settings
+from fishs2_daemon.settings import RELOADABLE, SWITCHABLE, Settings
 
 SECRET = "sk-very-secret"
 
@@ -80,7 +80,7 @@ def test_an_env_file_that_is_no_text_is_one_line() -> None:
         ),
         ("TEMPERATURE", "nan", "FISHS2_TEMPERATURE: 'nan' is not allowed; allowed: a number from 0 to 2"),
         ("HTTP", "maybe", "FISHS2_HTTP (--no-http): 'maybe' is not allowed; allowed: true or false"),
-        ("ENGINE", "s3", "FISHS2_ENGINE (--engine): 's3' is not allowed; allowed: auto, espeak, s2"),
+        ("ENGINE", "s3", "FISHS2_ENGINE (--engine): 's3' is not allowed; allowed: auto, espeak, s2, s2cpp, remote"),
         ("HOST", "", "FISHS2_HOST (--http-host): '' is not allowed; allowed: at least 1 character"),
         ("REQUEST_ID_HEADER", "a b", "FISHS2_REQUEST_ID_HEADER: 'a b' is not allowed; allowed: letters, digits and -"),
         (
@@ -177,10 +177,14 @@ def test_a_key_file_that_cannot_be_read_is_one_line(value: str) -> None:
 # Reload
 
 
+def _reload(settings: Settings, **overrides: object) -> list[str]:
+    return configuration.take_over(settings, configuration.load_again(settings, **overrides))
+
+
 def test_reload_takes_over_what_may_change_and_names_the_rest() -> None:
     settings = configuration.load()
     Path(".env").write_text("FISHS2_MAX_QUEUE=7\nFISHS2_LOG_LEVEL=error\nFISHS2_PORT=1\nFISHS2_URI=stdio://\n")
-    assert sorted(configuration.reload(settings)) == ["port", "uri"]
+    assert sorted(_reload(settings)) == ["port", "uri"]
     assert (settings.max_queue, settings.log_level) == (7, "ERROR")
     assert (settings.port, settings.uri) == (8020, ["tcp://0.0.0.0:10200"])
 
@@ -190,22 +194,22 @@ def test_reload_changes_only_what_is_reloadable() -> None:
     before = settings.model_copy()
     numbers = {name for name, field in Settings.model_fields.items() if field.annotation in (int, float)}
     with _given(**dict.fromkeys((name.upper() for name in numbers - {"log_max_bytes", "context"}), "1")):
-        configuration.reload(settings)
+        _reload(settings)
     changed = {name for name in Settings.model_fields if getattr(before, name) != getattr(settings, name)}
     assert changed
-    assert changed <= RELOADABLE
+    assert changed <= RELOADABLE | SWITCHABLE
 
 
 def test_reload_of_the_same_changes_nothing() -> None:
     settings = configuration.load(port=1)
-    assert configuration.reload(settings, port=1) == []
+    assert _reload(settings, port=1) == []
 
 
 def test_reload_forgets_what_was_taken_out() -> None:
     Path(".env").write_text(f"FISHS2_API_KEYS={SECRET}\n")
     settings = configuration.load()
     Path(".env").write_text("")
-    configuration.reload(settings)
+    _reload(settings)
     assert settings.api_keys == []
 
 
@@ -214,7 +218,7 @@ def test_a_reload_with_a_wrong_value_changes_nothing() -> None:
     before = settings.model_copy()
     Path(".env").write_text("FISHS2_MAX_QUEUE=7\nFISHS2_TEMPERATURE=hot\n")
     with pytest.raises(ConfigError, match="FISHS2_TEMPERATURE"):
-        configuration.reload(settings)
+        _reload(settings)
     assert settings == before
 
 
@@ -236,7 +240,7 @@ def test_known_names_without_effect_are_reported() -> None:
     with _given(BACKEND="cuda", MODEL_QUANT="q8_0", VERBOSE="true", S2_DLL_PATH="/x", PORT="1", TEMP_DIR="/tmp"):
         names = configuration.given_names()
         settings = configuration.load()
-        assert configuration.without_effect(settings) == ["FISHS2_BACKEND"]
+        assert configuration.without_effect(settings) == ["FISHS2_BACKEND", "FISHS2_S2_DLL_PATH"]
         assert configuration.without_effect(settings, names) == [
             "FISHS2_BACKEND",
             "FISHS2_S2_DLL_PATH",

@@ -2,17 +2,13 @@
 
 import asyncio
 import json
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -21,100 +17,8 @@ from openai import AsyncOpenAI
 from wyoming.client import AsyncUnixClient
 from wyoming.event import Event, async_read_event, async_write_event
 
-from tests.wyoming_server.conftest import LONG_TEXT, Client
-
-PROGRAM = Path(sys.executable).with_name("fishs2-daemon")
-WAIT_S = 20
-
-
-class Process:
-    """A running daemon: its ports, its log, its notifications."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, wyoming: int, http: int) -> None:
-        self.process, self.log, self.wyoming, self.http = process, log, wyoming, http
-        self.clients: list[Client] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.http}"
-
-    @property
-    def worker(self) -> psutil.Process:
-        (worker,) = (child for child in psutil.Process(self.process.pid).children() if "worker" in str(child.cmdline()))
-        return worker
-
-    async def connect(self, **options: Any) -> Client:
-        self.clients.append(Client(*await asyncio.open_connection("127.0.0.1", self.wyoming, **options)))
-        return self.clients[-1]
-
-    async def half_heard(self, text: str = LONG_TEXT) -> Client:
-        client = await self.connect(limit=4096)
-        await client.send("synthesize", text=text)
-        for kind in ("audio-start", "audio-chunk"):
-            event = await client.receive()
-            assert event
-            assert event.type == kind
-        return client
-
-    async def says(self, words: str, count: int = 1) -> None:
-        """Until the log holds `words`."""
-        async with asyncio.timeout(WAIT_S):
-            while self.log.read_text().count(words) < count:
-                assert self.process.poll() is None or words in self.log.read_text(), self.log.read_text()
-                await asyncio.sleep(0.02)
-
-    async def exit_status(self, timeout_s: float = WAIT_S) -> int:
-        async with asyncio.timeout(timeout_s):
-            while (status := self.process.poll()) is None:
-                await asyncio.sleep(0.01)
-        return status
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-Launch = Callable[..., Process]
-
-
-@pytest.fixture
-async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
-    processes: list[Process] = []
-
-    def start(*flags: str, command: list[str] | None = None, **environment: str) -> Process:
-        wyoming, http = free_port(), free_port()
-        log = tmp_path / f"log{len(processes)}"
-        values = {"FISHS2_URI": f"tcp://127.0.0.1:{wyoming}", "FISHS2_PORT": str(http), "FISHS2_HOST": "127.0.0.1"}
-        values |= {"FISHS2_ZEROCONF": "false", **environment}
-        with log.open("wb") as file:
-            status = os.fstat(file.fileno())
-            values = {name: value.format(stderr=f"{status.st_dev}:{status.st_ino}") for name, value in values.items()}
-            process = subprocess.Popen(
-                [*(command or []), str(PROGRAM), "serve", *flags],
-                stderr=file,
-                stdin=subprocess.DEVNULL,
-                cwd=tmp_path,
-                env=os.environ | values,
-            )
-        processes.append(Process(process, log, wyoming, http))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        for client in process.clients:
-            await client.close()
-        process.process.kill()
-        process.process.wait()
-
-
-async def speaks(process: Process) -> bool:
-    client = await process.connect()
-    await client.send("synthesize", text="Here I am.")
-    answer = await client.answer()
-    await client.close()
-    return bool(answer.audio) and answer.error is None
+from tests.daemons import PROGRAM, WAIT_S, Launch, free_port, speaks
+from tests.wyoming_server.peer import LONG_TEXT
 
 
 async def test_both_doors_speak_and_sigterm_ends_it_with_status_zero(launch: Launch) -> None:
@@ -263,9 +167,9 @@ async def test_sighup_takes_over_what_may_change(launch: Launch, tmp_path: Path)
         return {tag for voice in event.data["tts"][0]["voices"] for tag in voice["languages"]}
 
     assert "de" not in await languages()
-    env.write_text("FISHS2_LANGUAGES=en,de\nFISHS2_MODEL_QUANT=q6_k\n")
+    env.write_text("FISHS2_LANGUAGES=en,de\nFISHS2_VOICES_DIR=elsewhere\n")
     process.process.send_signal(signal.SIGHUP)
-    await process.says("only a restart changes model_path, model_quant")
+    await process.says("only a restart changes voices_dir")
     assert "de" in await languages()
     env.write_text("FISHS2_MAX_QUEUE=many\n")
     process.process.send_signal(signal.SIGHUP)

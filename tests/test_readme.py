@@ -25,7 +25,7 @@ from adapters.openai.errors import as_http_error
 from adapters.openai.http1 import DoorHttp
 from fishs2_daemon import cli, configuration, errors
 from fishs2_daemon.audio.decode import DecodeLimits, decode
-from fishs2_daemon.settings import ENV_PREFIX, RELOADABLE, WITHOUT_EFFECT_YET, Settings
+from fishs2_daemon.settings import ENV_PREFIX, RELOADABLE, SWITCHABLE, Settings
 from fishs2_daemon.wyoming_server import connection, framing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,6 +101,7 @@ OUTCOMES = {
     "With curl 3": ['"id": "s2-pro"', '"status": "ok"', "fishs2_ttfa_seconds_sum"],
     "With OpenAI's client 1": ["hello.wav", "door.pcm"],
     "With Fish Audio's client 1": ["hello.mp3"],
+    "While it runs 1": ['"status": "reloaded"'],
     "When something does not work 1": ["espeak speaks"],
 }
 
@@ -194,15 +195,8 @@ def test_settings_table_is_that_of_the_code() -> None:
     """To mend it, replace the README's table by what `expected` holds."""
     expected = ["| Setting | Flag | Default | Meaning |", "|---|---|---|---|"]
     for group, names in _setting_groups().items():
-        rows = [_setting_row(name) for name in names if name not in WITHOUT_EFFECT_YET]
-        expected += [f"| **{group}** | | | |", *rows] if rows else []
+        expected += [f"| **{group}** | | | |", *map(_setting_row, names)]
     assert _table_lines("Settings") == expected
-
-
-def test_settings_without_effect_are_named() -> None:
-    waiting = re.search(r"^Without effect until.*?(?=\n\n)", _section("Settings"), re.S | re.M)
-    assert waiting
-    assert set(re.findall(r"FISHS2_(\w+)", waiting[0])) == {name.upper() for name in WITHOUT_EFFECT_YET}
 
 
 def test_every_setting_named_exists() -> None:
@@ -213,7 +207,7 @@ def test_flags_are_those_of_serve() -> None:
     environment = _environment() | {"COLUMNS": "200"}
     told = subprocess.run([DAEMON, "serve", "--help"], env=environment, capture_output=True, text=True, check=True)
     flags = set(re.findall(r"^ +(--[\w-]+)", told.stdout, re.M)) - {"--help"}
-    assert flags == set(configuration.FLAGS.values())
+    assert flags == {*configuration.FLAGS.values(), "--model-q4"}
     assert {flag for flag in flags if f"`{flag}`" not in _section("Settings")} == set()
 
 
@@ -369,7 +363,7 @@ def _setting_groups() -> dict[str, list[str]]:
 
 def _setting_row(name: str) -> str:
     field = Settings.model_fields[name]
-    mark = r" \*" if name in RELOADABLE else ""
+    mark = r" \*" if name in RELOADABLE else r" \*\*" if name in SWITCHABLE else ""
     flag = f"`{configuration.FLAGS[name]}`" if name in configuration.FLAGS else "-"
     default = _shown(field.get_default(call_default_factory=True))
     meaning = field.description or ""

@@ -80,6 +80,17 @@ async def test_an_unknown_voice_is_refused_with_some_that_exist(speech: Speech) 
     assert is_alike(await spoken(speech, "Guten Tag."), await spoken(speech, "Guten Tag.", "de"))
 
 
+async def test_who_speaks_is_told_before_the_first_block(speech: Speech) -> None:
+    told: list[str] = []
+    request = SpeechRequest("Who is that?", voice="EN-GB")
+    async with aclosing(speech.service.speak(request, lambda casting: told.append(casting.name))) as blocks:
+        await anext(blocks)
+        assert told == ["en-gb"]
+        async for _ in blocks:
+            pass
+    assert told == ["en-gb"]
+
+
 async def test_leaving_in_mid_answer_frees_the_slot_and_stops_the_work(speech: Speech) -> None:
     for _ in range(40):
         async with aclosing(speech.service.speak(SpeechRequest(LONG))) as blocks:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from fishs2_daemon import configuration
-from fishs2_daemon.settings import RELOADABLE, RETIRED, WITHOUT_EFFECT_YET, Settings
+from fishs2_daemon.settings import RELOADABLE, RETIRED, SWITCHABLE, Settings
 
 #: Every FISHS2_* name of the wrapper that this daemon replaces.
 # fmt: off
@@ -77,7 +77,8 @@ def test_defaults_are_those_of_the_wrapper(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_sets_of_names_are_consistent() -> None:
     fields = set(Settings.model_fields)
-    assert fields >= WITHOUT_EFFECT_YET
+    assert fields >= SWITCHABLE
+    assert not RELOADABLE & SWITCHABLE
     assert fields >= RELOADABLE
     assert not fields & RETIRED
 

@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-from adapters.openai.schemas import SpeechBody
+from adapters.openai.schemas import ReloadBody, SpeechBody
 from fishs2_daemon import __version__
 from fishs2_daemon.audio.formats import FORMATS
 from fishs2_daemon.voices.meta import TRANSCRIPT_CHARS
@@ -16,6 +16,7 @@ def document() -> dict[str, Any]:
     """Of the URLs under /v1; each is there without the prefix, too."""
     speech = SpeechBody.model_json_schema(ref_template=_SCHEMAS + "{model}")
     schemas = {**speech.pop("$defs"), "Speech": speech, "Error": _ERROR, "Voice": _VOICE, "Upload": _UPLOAD}
+    schemas["Reload"] = ReloadBody.model_json_schema()
     return {
         "openapi": "3.1.0",
         "info": {"title": "fishs2-daemon", "version": __version__, "description": _ABOUT},
@@ -39,6 +40,13 @@ def document() -> dict[str, Any]:
             },
             "/health": {"get": _operation("Whether the daemon lives, and what its engine does", _json())},
             "/ready": {"get": _operation("Whether a request would be spoken now", _json())},
+            "/admin/reload": {
+                "post": _operation(
+                    "Read the settings again; another engine or quantisation takes over once it is ready",
+                    _json(),
+                    _body("application/json", "Reload", required=False),
+                )
+            },
             "/metrics": {"get": _operation("Figures for Prometheus", {"text/plain": {"schema": _TEXT}})},
         },
     }
@@ -76,6 +84,7 @@ _VOICE: dict[str, Any] = {
         "type": {"enum": ["audio_sample", "engine"]},
         "created_at": {"type": "integer"},
         "language": {"type": ["string", "null"]},
+        "languages": {"type": "array", "items": _TEXT},
         "prompt_text": {"type": ["string", "null"]},
     },
 }
@@ -103,8 +112,8 @@ def _operation(summary: str, answer: dict[str, Any], body: dict[str, Any] | None
     return {"summary": summary, "responses": responses, **({"requestBody": body} if body else {})}
 
 
-def _body(content_type: str, schema: str) -> dict[str, Any]:
-    return {"required": True, "content": {content_type: {"schema": {"$ref": _SCHEMAS + schema}}}}
+def _body(content_type: str, schema: str, *, required: bool = True) -> dict[str, Any]:
+    return {"required": required, "content": {content_type: {"schema": {"$ref": _SCHEMAS + schema}}}}
 
 
 def _json(schema: str | None = None) -> dict[str, Any]:

@@ -35,6 +35,9 @@ _VOICE_CHARS = 1024
 #: An error names the place of a wrong value, which a client may have invented.
 _PARAM_CHARS = 100
 
+#: More than any of the words that the settings take.
+_SETTING_CHARS = 64
+
 #: What a conversation of S2 has; each needs a voice.
 _SPEAKERS = 64
 
@@ -76,6 +79,14 @@ class _Body(BaseModel):
     @classmethod
     def _drop_nulls(cls, data: Any) -> Any:
         return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Raises `HttpError` (422) that names the first wrong field and what it may be."""
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError as error:
+            raise _explain(error) from None
 
 
 def _range(name: str) -> Any:
@@ -153,18 +164,20 @@ class SpeechBody(Sampling):
     # The last one, so that every other field's error comes first.
     response_format: Annotated[Literal["wav", "mp3", "opus", "aac", "flac", "pcm"], BeforeValidator(_format)] = "wav"
 
-    @classmethod
-    def parse(cls, body: bytes) -> Self:
-        """Raises `HttpError` (422) that names the first wrong field and what it may be."""
-        try:
-            return cls.model_validate_json(body)
-        except ValidationError as error:
-            raise _explain(error) from None
-
     @property
     def pace(self) -> float:
         """`prosody.speed` says the same as `speed` once more, or says it alone."""
         return self.speed if self.speed != 1.0 else (self.prosody.speed or 1.0)
+
+
+class ReloadBody(_Body):
+    """`POST /admin/reload`: settings to change beside what the environment file says. What may be in them is the
+    settings' own business."""
+
+    model_config = ConfigDict(protected_namespaces=(), extra="forbid")
+
+    engine: Annotated[str, Field(max_length=_SETTING_CHARS)] | None = None
+    model_quant: Annotated[str, Field(max_length=_SETTING_CHARS)] | None = None
 
 
 def _explain(error: ValidationError) -> HttpError:

@@ -35,12 +35,12 @@ async def health(request: Request) -> HTTPResponse:
 
 
 async def ready(request: Request) -> HTTPResponse:
-    """Whether a request would be spoken now."""
+    """Whether a request would be spoken now, or wakes the engine that speaks it."""
     context = context_of(request)
     engine = _engine(context)
     if context.draining:
         engine |= {"state": "stopping", "detail": "the daemon is shutting down"}
-    elif context.service.state is EngineState.READY:
+    elif context.service.state in (EngineState.READY, EngineState.UNLOADED):
         return json_response({"status": "ready", **engine})
     error = HttpError(503, "not_ready", f"Not ready: {engine['detail'] or engine['state']}")
     return json_response({"status": "not_ready", **engine, **error.body()}, 503, {"Retry-After": str(_RETRY_AFTER_S)})

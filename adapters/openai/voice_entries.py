@@ -12,6 +12,7 @@ def stored_entry(voice: StoredVoice) -> dict[str, Any]:
         "files": [{"filename": clip.filename, "size": clip.size_bytes} for clip in voice.clips],
         "model": voice.model,
         "language": voice.language,
+        "languages": list(voice.languages),
         "prompt_text": voice.clips[0].transcript if voice.clips else None,
     }
 
@@ -35,6 +36,7 @@ def engine_entry(voice: Voice) -> dict[str, Any]:
         "files": [],
         "model": None,
         "language": language,
+        "languages": list(voice.languages),
         "prompt_text": None,
     }
 

@@ -21,12 +21,16 @@ TOKENIZER_BYTES = 12_000_000
 
 TOKENIZER = "tokenizer.json"
 
+#: The setting that moves the model's files.
+MODELS_DIR = "FISHS2_MODELS_DIR"
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """One file. It comes from `url` where that is set, else from the hub's `repository` under the name `file`.
 
-    `sha256` is what the user says it must be, empty where the source's word is taken.
+    `sha256` is what the user says it must be, empty where the source's word is taken. `folder_setting` is the name of
+    the setting that moves it.
     """
 
     path: Path
@@ -35,6 +39,7 @@ class Artifact:
     url: str = ""
     sha256: str = ""
     published_bytes: int = 0
+    folder_setting: str = MODELS_DIR
 
     def to_json(self) -> dict[str, Any]:
         return {name: str(value) if name == "path" else value for name, value in self._items()}

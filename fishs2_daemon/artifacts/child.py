@@ -1,7 +1,7 @@
 """The process that fetches for the daemon. It reads its plan from standard input and writes a JSON object a line.
 
-`{"doing", "file", "done", "total"}` is progress, `{"wait"}` names a file that another process writes, `{"error",
-"text"}` and `{"finished"}` are the last.
+The plan is `{"bundle", "artifacts", "force"}`, with null where there is no bundle. `{"doing", "file", "done", "total"}`
+is progress, `{"wait"}` names what another process writes, `{"error", "text"}` and `{"finished"}` are the last.
 """
 
 import json
@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from fishs2_daemon.artifacts.artifact import Artifact
+from fishs2_daemon.artifacts.bundle import Bundle, install
 from fishs2_daemon.artifacts.download import download
 from fishs2_daemon.artifacts.errors import ArtifactError
 from fishs2_daemon.artifacts.progress import Progress
@@ -26,6 +27,9 @@ def main() -> None:
     threading.Thread(target=_end_with_input, daemon=True).start()
     telling = _Telling()
     try:
+        if plan["bundle"]:
+            bundle = Bundle.from_json(plan["bundle"])
+            install(bundle, telling, partial(_say, wait=bundle.folder.name), force=plan["force"])
         for artifact in map(Artifact.from_json, plan["artifacts"]):
             download(artifact, telling, partial(_say, wait=artifact.file), force=plan["force"])
     except ArtifactError as error:

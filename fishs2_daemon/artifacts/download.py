@@ -25,8 +25,8 @@ def download(artifact: Artifact, tell: Tell, wait: Callable[[], None], *, force:
     time works on a file; `wait` is called in another before it waits, which then uses what the first one got.
     Raises `CorruptArtifact` for a file that is not what it should be, `DownloadFailed` and `ArtifactError`.
     """
-    with writing(artifact.path, wait) as waited:
-        state = look(artifact.path).state
+    with writing(artifact.path, wait, setting=artifact.folder_setting) as waited:
+        state = _state(artifact)
         if state is State.WHOLE and (not force or waited):
             return
         is_doubtful = state in (State.UNCHECKED, State.CHANGED)
@@ -47,6 +47,13 @@ def verify(path: Path, tell: Tell, *, sha256: str = "") -> bool | None:
     if record:
         _remember(path, record.sha256, record.source, mtime_ns=None if is_whole else 0)
     return is_whole
+
+
+def _state(artifact: Artifact) -> State:
+    """A file that was found whole is not any more what it should be where the user has named another hash since."""
+    state = look(artifact.path).state
+    record = records.read(artifact.path) if artifact.sha256 else None
+    return State.CHANGED if state is State.WHOLE and record and record.sha256 != artifact.sha256 else state
 
 
 def _check(artifact: Artifact, tell: Tell) -> None:
@@ -70,7 +77,7 @@ def _fetch(artifact: Artifact, tell: Tell, *, set_aside: bool = False) -> None:
     remote = _resolve(artifact)
     from fishs2_daemon.artifacts.transfer import transfer
 
-    with Part(artifact.path, tell) as part:
+    with Part(artifact.path, tell, artifact.folder_setting) as part:
         transfer(artifact, remote, part, tell)
         found = part.sha256()
         if remote.sha256 and found != remote.sha256:

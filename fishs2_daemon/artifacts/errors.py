@@ -1,10 +1,10 @@
-"""What can be wrong with a model file, below `ArtifactError`."""
+"""What can be wrong with a model file or a runtime, below `ArtifactError`."""
 
 from fishs2_daemon.errors import Fishs2Error
 
 
 class ArtifactError(Fishs2Error):
-    """A model file cannot be read, written or removed."""
+    """A model file or a runtime cannot be read, written or removed."""
 
     code = "artifact"
 

@@ -6,13 +6,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
+from fishs2_daemon.artifacts import bundle as bundles
 from fishs2_daemon.artifacts import licence
-from fishs2_daemon.artifacts.artifact import Artifact, ModelFiles, locate, model, tokenizer
+from fishs2_daemon.artifacts.artifact import ModelFiles, locate, model, tokenizer
 from fishs2_daemon.artifacts.errors import ArtifactError, CorruptArtifact, DownloadFailed
 from fishs2_daemon.artifacts.progress import Progress, Tenths, megabytes
 from fishs2_daemon.settings import ENV_PREFIX, Settings
@@ -38,25 +39,32 @@ def is_wanted(settings: Settings) -> bool:
 
     With `auto` only where a quantisation was named: nobody gets gigabytes that nobody asked for.
     """
-    asked = settings.engine == "s2" or (settings.engine == "auto" and "model_quant" in settings.model_fields_set)
-    if not asked or settings.skip_downloads:
+    is_named = settings.engine == "auto" and "model_quant" in settings.model_fields_set
+    if settings.skip_downloads or not (settings.engine in ("s2", "s2cpp") or is_named):
         return False
     files = locate(settings)
-    return settings.force_downloads or not (_is_there(files.model) and _is_there(files.tokenizer))
+    is_complete = _is_there(files.model) and _is_there(files.tokenizer) and not bundles.wanted(settings)
+    return settings.force_downloads or not is_complete
 
 
 async def fetch(settings: Settings, progress: Callable[[str, float], None]) -> ModelFiles:
-    """Have both files; `progress` hears what is being done and how far it is, from 0 to 1. Cancel it at any time.
+    """Have both files, and the runtime of the s2cpp engine where its bundle is named. Cancel it at any time.
 
-    Every tenth of a file is logged. Raises `LicenseNotAccepted`, `DownloadFailed`, `CorruptArtifact`, `ArtifactError`.
+    `progress` hears what is being done and how far it is, from 0 to 1. Every tenth of a file is logged. Raises
+    `LicenseNotAccepted`, `DownloadFailed`, `CorruptArtifact`, `ArtifactError`.
     """
     files = locate(settings)
     force = settings.force_downloads
-    # The small one first: where the source is closed or absent, that is known at once.
+    # The small ones first: where the source is closed or absent, that is known at once.
     artifacts = [each for each in (tokenizer(settings), model(settings)) if force or not _is_there(each.path)]
-    await asyncio.to_thread(licence.require, files.model.parent, given=settings.accept_license)
+    bundle = bundles.wanted(settings)
+    if artifacts:
+        await asyncio.to_thread(licence.require, files.model.parent, given=settings.accept_license)
+    plan = {
+        "bundle": bundle and bundle.to_json(), "artifacts": [each.to_json() for each in artifacts], "force": force,
+    }  # fmt: skip
     log = Tenths(lambda line: _log.info("%s", line))
-    async with aclosing(_messages(artifacts, force)) as messages:
+    async with aclosing(_messages(plan)) as messages:
         async for message in messages:
             if "error" in message:
                 raise _ERRORS.get(message["error"], ArtifactError)(message["text"])
@@ -71,9 +79,9 @@ async def fetch(settings: Settings, progress: Callable[[str, float], None]) -> M
     return files
 
 
-async def _messages(artifacts: Sequence[Artifact], force: bool) -> AsyncGenerator[dict[str, Any], None]:
+async def _messages(plan: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
     """What the child says, until it has all files. It ends with its standard input, and so with this process."""
-    if not artifacts:
+    if not (plan["bundle"] or plan["artifacts"]):
         return
     environment = {
         name: value for name, value in os.environ.items() if not name.upper().startswith(_PRIVATE_ENVIRONMENT)
@@ -87,7 +95,6 @@ async def _messages(artifacts: Sequence[Artifact], force: bool) -> AsyncGenerato
         raise DownloadFailed(f"the model was not fetched: no process can be started ({error.strerror})") from None
     assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - both were asked for
     try:
-        plan = {"artifacts": [artifact.to_json() for artifact in artifacts], "force": force}
         process.stdin.write(json.dumps(plan).encode() + b"\n")
         finished = False
         while line := await process.stdout.readline():

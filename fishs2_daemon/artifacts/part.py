@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from fishs2_daemon.artifacts.artifact import MODELS_DIR
 from fishs2_daemon.artifacts.errors import ArtifactError, DownloadFailed
 from fishs2_daemon.artifacts.progress import Progress, Tell, megabytes
 from fishs2_daemon.artifacts.record import read_json, write_json
@@ -46,13 +47,14 @@ class Part:
     Its methods raise `DownloadFailed` where the disk is full, `ArtifactError` where it fails.
     """
 
-    def __init__(self, file: Path, tell: Tell) -> None:
+    def __init__(self, file: Path, tell: Tell, folder_setting: str = MODELS_DIR) -> None:
         self.path = part_of(file)
         self.size = 0
         self.origin = Origin()
         self._origin_path = file.with_name(f"{file.name}.part.json")
         self._file = file
         self._tell = tell
+        self._folder_setting = folder_setting
         self._digest = hashlib.sha256()
 
     def __enter__(self) -> Self:
@@ -114,7 +116,7 @@ class Part:
         if free < needed:
             raise DownloadFailed(
                 f"{self._file.name} needs {megabytes(needed)} more, {megabytes(free)} are free at {self.path.parent}: "
-                f"free some, or name another folder with FISHS2_MODELS_DIR{self.kept()}"
+                f"free some, or name another folder with {self._folder_setting}{self.kept()}"
             )
 
     def finish(self) -> None:

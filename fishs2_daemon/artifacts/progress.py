@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`doing` is `fetching` or `checking`. `total` is None while nobody knows it."""
+    """`doing` is `fetching`, `checking` or `unpacking`. `total` is None while nobody knows it."""
 
     doing: str
     file: str

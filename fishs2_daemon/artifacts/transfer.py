@@ -87,7 +87,8 @@ def _attempt(artifact: Artifact, remote: Remote, part: Part, tell: Tell) -> None
         if not total and not remote.sha256 and "transfer-encoding" not in response.headers:
             raise DownloadFailed(
                 f"{artifact.file} was not fetched: the server does not say how long it is, so nobody could tell "
-                "whether it came whole; name its SHA-256 with FISHS2_MODEL_SHA256 or FISHS2_TOKENIZER_SHA256"
+                "whether it came whole; name its SHA-256 with FISHS2_MODEL_SHA256, FISHS2_TOKENIZER_SHA256 or "
+                "FISHS2_RUNTIME_ZIP_SHA256"
             )
         if body.begin == 0:
             part.begin(Origin(remote.source, remote.sha256, total, ranges.validator(response.headers)))

@@ -2,21 +2,20 @@
 
 import os
 import platform
-import shutil
-import subprocess
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fishs2_daemon import __version__
+from fishs2_daemon import __version__, nvidia
 from fishs2_daemon.engine_choice import choose_engine
-from fishs2_daemon.settings import S2_SETTINGS, Settings
+from fishs2_daemon.programs import answer_of
+from fishs2_daemon.settings import ENGINE_SETTINGS, Settings
 from fishs2_daemon.speech import EngineInfo
 
 _ROOT = Path(__file__).resolve().parents[2]
 
-#: git and nvidia-smi answer within a fraction of this, or hang.
+#: git answers within a fraction of this, or hangs.
 _ANSWER_S = 10.0
 
 
@@ -25,20 +24,24 @@ def software() -> dict[str, Any]:
     commit = None
     if (_ROOT / ".git").exists():
         options = ("--always", "--dirty", "--abbrev=40", "--exclude", "*")
-        commit = _said("git", "--no-optional-locks", "-C", str(_ROOT), "describe", *options)
+        arguments = ("--no-optional-locks", "-C", str(_ROOT), "describe", *options)
+        commit = answer_of("git", *arguments, timeout_s=_ANSWER_S)
     return {"version": __version__, "commit": commit, "python": platform.python_version()}
 
 
 def hardware() -> dict[str, Any]:
-    """`gpus` is empty where nvidia-smi is not there."""
-    gpus = _said("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader,nounits") or ""
+    """`gpus` are NVIDIA's; `memory_mb` is None for one without memory of its own."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load_1min": os.getloadavg()[0],
         "gpus": [
-            dict(zip(("name", "driver", "memory_mb"), map(str.strip, line.split(",")), strict=False))
-            for line in gpus.splitlines()
+            {
+                "name": gpu.name,
+                "driver": gpu.driver,
+                "memory_mb": None if gpu.total_bytes is None else gpu.total_bytes >> 20,
+            }
+            for gpu in nvidia.gpus()
         ],
     }
 
@@ -53,7 +56,7 @@ def engine(settings: Settings, info: EngineInfo) -> dict[str, Any]:
         "model": model_file(settings.model_path) if is_s2 else None,
         "backend": settings.backend if is_s2 else None,
         "context": settings.context if is_s2 else None,
-        "settings": {name: _plain(getattr(settings, name)) for name in sorted(S2_SETTINGS)} if is_s2 else {},
+        "settings": {name: _plain(getattr(settings, name)) for name in sorted(ENGINE_SETTINGS["s2"])} if is_s2 else {},
         "preview_because": choose_engine(settings).missing or None,
     }
 
@@ -79,20 +82,9 @@ def peak_ram_mb(pid: int) -> float | None:
 
 
 def vram_mb(pid: int) -> float | None:
-    """What a process has on all GPUs together; None where nvidia-smi is not there, or does not know it."""
-    table = _said("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits") or ""
-    rows = [line.split(",") for line in table.splitlines()]
-    used = [row[1].strip() for row in rows if len(row) == 2 and row[0].strip() == str(pid)]
-    return float(sum(map(int, used))) if used and all(value.isdecimal() for value in used) else None
-
-
-def _said(program: str, *arguments: str) -> str | None:
-    """Of a program that may be missing, or broken."""
-    if path := shutil.which(program):
-        with suppress(OSError, subprocess.SubprocessError):
-            result = subprocess.run([path, *arguments], capture_output=True, timeout=_ANSWER_S, check=True)
-            return result.stdout.decode(errors="replace").strip() or None
-    return None
+    """What a process has on all GPUs together; None where nobody knows."""
+    used = nvidia.used_bytes(pid)
+    return None if used is None else used / (1 << 20)
 
 
 def _cpu() -> str:

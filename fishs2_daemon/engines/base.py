@@ -1,6 +1,6 @@
 """The seam between the worker process and what it runs."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,6 +8,9 @@ from fishs2_daemon.speech import AS_SET, Clip, EngineInfo, Pcm, Priority, Sampli
 from fishs2_daemon.text.phrase import Phrase
 
 Progress = Callable[[str, float], None]
+
+#: What S2 Pro speaks well, whoever runs it.
+S2_LANGUAGES = ("en", "zh", "ja", "ko", "es", "pt", "ar", "ru", "fr", "de", "it", "nl", "pl", "tr", "sv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,13 @@ class EngineOptions:
     context: int = 4096
     voice_cache_mb: int = 512
     n_gpu_layers: int = -1
+    runtime_dir: str = ""
+    s2_dll_path: str | None = None
+    runtime_extra_dll_dirs: Sequence[str] = ()
+    remote_urls: Sequence[str] = ()
+    remote_model: str = ""
+    remote_api_key_file: str | None = None
+    remote_slots: int = 8
 
 
 def pauses(phrase: Phrase, sample_rate: int) -> Iterator[Pcm]:

@@ -28,7 +28,9 @@ _log = logging.getLogger(__name__)
 #: Where each engine lives; imported only when it is the chosen one.
 ENGINES = {
     "espeak": "fishs2_daemon.engines.espeak:EspeakEngine",
+    "remote": "fishs2_daemon.engines.remote.engine:RemoteEngine",
     "s2": "fishs2_daemon.engines.s2.engine:S2Engine",
+    "s2cpp": "fishs2_daemon.engines.s2cpp.engine:S2CppEngine",
 }
 
 #: A block is cut to this before it is sent, so that credit flows in small steps.

@@ -1,123 +1,170 @@
-"""One worker for each GPU: an utterance goes to the one that speaks the fewest."""
+"""The crew that speaks: an utterance goes to the worker that speaks the fewest.
+
+A crew without work may be sent home, and the next request calls it back (`FISHS2_IDLE_UNLOAD`); another one may take
+over, once it is ready.
+"""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 
 from fishs2_daemon.engines.base import Utterance
-from fishs2_daemon.errors import EngineUnavailable, Loading
+from fishs2_daemon.errors import Loading
 from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.speech import EngineInfo, EngineState, Pcm
 from fishs2_daemon.worker.changes import Changes
-from fishs2_daemon.worker.process import COMMAND
+from fishs2_daemon.worker.crew import Crew
+from fishs2_daemon.worker.process import COMMAND, engine_options
 from fishs2_daemon.worker.supervisor import Supervisor
 
-#: The more a worker can do now, or soon, the more its state is the pool's.
-_BEST_FIRST = (
-    EngineState.READY, EngineState.LOADING, EngineState.STARTING, EngineState.RESTARTING, EngineState.FAILED,
-    EngineState.STOPPED,
-)  # fmt: skip
+#: Engines that compute on a device: each of them gets a worker.
+_ON_DEVICES = ("s2", "s2cpp")
+
+#: How often the time without work is looked at, at the most.
+_LOOK_S = 1.0
+
+_Members = Sequence[Supervisor]
+
+
+async def _as_it_is(members: _Members) -> None:
+    pass
 
 
 class WorkerPool:
-    """Run `run` as a task; it never ends by itself. With one worker it is that worker's supervisor."""
+    """Run `run` as a task; it never ends by itself. With one worker it is that worker's supervisor.
+
+    `chosen` is the name of the engine that its workers are for.
+    """
 
     def __init__(self, engine: str, settings: Settings, metrics: Metrics, *, command: Sequence[str] = COMMAND) -> None:
+        self.chosen = engine
         self._changes = Changes()
         self._settings = settings
         self._metrics = metrics
         self._command = command
         self._fetching = ""
-        self._succeeding = asyncio.Event()
-        self._speaking = self._employ(engine)
+        self._successor: Crew | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._hire: Callable[[], Crew] = lambda: self._crew_of(engine, settings)
+        self._crew = self._hire()
+        self._known: EngineInfo | None = None
+        self._is_unloaded = False
+        self._used_at = 0.0
 
     @property
-    def members(self) -> tuple[Supervisor, ...]:
-        return tuple(self._speaking)
+    def members(self) -> _Members:
+        return self._crew.members
 
     @property
     def state(self) -> EngineState:
-        state = self._best.state
+        if self._is_unloaded:
+            return EngineState.UNLOADED
+        state = self._crew.best.state
         return EngineState.LOADING if self._fetching and state is not EngineState.READY else state
 
     @property
     def detail(self) -> str:
+        if self._successor:
+            return f"{self._work}; next: {self._successor.best.detail}"
         if not self._fetching:
             return self._work
-        return f"{self._work}; {self._fetching}" if self._best.state is EngineState.READY else self._fetching
+        return f"{self._work}; {self._fetching}" if self._crew.best.state is EngineState.READY else self._fetching
 
     @property
     def _work(self) -> str:
+        if self._is_unloaded:
+            return "unloaded, as nobody spoke for a while; the next request loads it"
+        best = self._crew.best.detail
         if len(self.members) == 1:
-            return self._best.detail
+            return best
         ready = sum(member.state is EngineState.READY for member in self.members)
-        return f"{ready} of {len(self.members)} workers: {self._best.detail}"
+        return f"{ready} of {len(self.members)} workers: {best}"
 
     @property
     def engine(self) -> EngineInfo | None:
-        """What the engine said of itself, with the slots of all workers that are ready."""
-        best = self._best.engine
+        """What the engine said of itself when it was last ready, with the slots of all workers that are ready."""
+        best = self._crew.best.engine or self._known
         slots = sum(member.engine.slots for member in self.members if member.pid is not None and member.engine)
         return best if best is None or not slots else replace(best, slots=slots)
 
     @property
     def pid(self) -> int | None:
         """The process id of a worker that is ready."""
-        return self._best.pid
+        return self._crew.best.pid
 
     @property
     def is_live(self) -> bool:
-        return bool(self._fetching) or any(member.is_live for member in self.members)
+        return bool(self._fetching) or self._is_unloaded or any(member.is_live for member in self.members)
 
     async def run(self) -> None:
-        while True:
-            async with asyncio.TaskGroup() as tasks:
-                lives = [tasks.create_task(member.run()) for member in self.members]
-                await self._succeeding.wait()
-                self._succeeding.clear()
-                for life in lives:
-                    life.cancel()
+        async with asyncio.TaskGroup() as self._tasks:
+            self._crew.start(self._tasks)
+            while True:
+                await self.wait_for_change(await self._unload_when_idle())
 
     def fetching(self, what: str) -> None:
         """Files of the engine are on their way, until `what` is empty: it is a part of the detail meanwhile."""
         self._fetching = what
         self._changes.announce()
 
-    def become(self, engine: str) -> None:
-        """Speak with `engine` from now on. Answers that run are cut off."""
-        self._speaking = self._employ(engine)
-        self._succeeding.set()
+    async def switch(
+        self,
+        engine: str,
+        settings: Settings,
+        prepare: Callable[[_Members], Awaitable[None]] = _as_it_is,
+    ) -> None:
+        """Speak with `engine` under these `settings`, as soon as its workers are ready and prepared; until then, and to
+        the end of what they speak, the ones of now go on.
+
+        Raises `Loading` or `EngineUnavailable` when it does not start; then all is as it was. Before `run` runs nothing
+        is started: it begins with that engine.
+        """
+
+        def hire() -> Crew:
+            return self._crew_of(engine, settings)
+
+        crew = hire()
+        if self._tasks is not None:
+            self._successor = crew
+            crew.start(self._tasks)
+            try:
+                await crew.ready(self._settings.worker_start_timeout_s)
+                await prepare(crew.members)
+            except BaseException:
+                await crew.stop()
+                raise
+            finally:
+                self._successor = None
+            self._tasks.create_task(self._retire(self._crew))
+        self._crew, self._hire, self.chosen = crew, hire, engine
+        self._is_unloaded = False
+        self._use()
         self._changes.announce()
 
     async def ready(self, timeout_s: float) -> EngineInfo:
         """Wait for a worker. Raises `Loading` after `timeout_s`, `EngineUnavailable` when none starts."""
+        self._load_again()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._best.pid is None and self.state not in (EngineState.FAILED, EngineState.STOPPED):
+                while self._crew.best.pid is None and self.state not in (EngineState.FAILED, EngineState.STOPPED):
                     await self._changes.wait()
-        if self._best.pid is not None and (engine := self.engine):
+        if self._crew.best.pid is not None and (engine := self.engine):
             return engine
         if self.state in (EngineState.FAILED, EngineState.STOPPED):
-            return await self._best.ready(0)
+            return await self._crew.best.ready(0)
         raise Loading(f"the speech engine is not ready yet: {self.detail}", retry_after_s=5)
 
     async def speak(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
         """As `Supervisor.speak`, by the worker that is ready and has the least to do."""
-        speaking = self._speaking
-        member = min(speaking, key=lambda member: (member.pid is None, speaking[member]))
-        speaking[member] += 1
+        self._load_again()
         try:
-            async with aclosing(member.speak(utterance)) as blocks:
+            async with aclosing(self._crew.least_busy.speak(utterance)) as blocks:
                 async for block in blocks:
                     yield block
-        except EngineUnavailable:
-            if self._speaking is speaking:
-                raise
-            raise Loading("another engine takes over; try again", retry_after_s=5) from None
         finally:
-            speaking[member] -= 1
+            self._use()
 
     async def refresh(self) -> None:
         """Ask the workers for their voices again, where there are any."""
@@ -130,17 +177,45 @@ class WorkerPool:
             async with asyncio.timeout(timeout_s):
                 await self._changes.wait()
 
-    @property
-    def _best(self) -> Supervisor:
-        return min(self.members, key=lambda member: (member.pid is None, _BEST_FIRST.index(member.state)))
+    def _crew_of(self, engine: str, settings: Settings) -> Crew:
+        """With the options of now: a worker that comes back is as it was."""
+        devices = settings.gpu_device if engine in _ON_DEVICES else settings.gpu_device[:1]
+        return Crew(
+            [
+                Supervisor(
+                    engine, self._settings, self._metrics, options=engine_options(settings, device),
+                    on_change=self._changes.announce, command=self._command,
+                )
+                for device in devices
+            ]
+        )  # fmt: skip
 
-    def _employ(self, engine: str) -> dict[Supervisor, int]:
-        # Only the S2 engine computes on a device.
-        devices = self._settings.gpu_device if engine == "s2" else self._settings.gpu_device[:1]
-        return {
-            Supervisor(
-                engine, self._settings, self._metrics, gpu_device=device, on_change=self._changes.announce,
-                command=self._command,
-            ): 0
-            for device in devices
-        }  # fmt: skip
+    async def _retire(self, crew: Crew) -> None:
+        await crew.finished(self._settings.total_timeout_s)
+        await crew.stop()
+
+    def _use(self) -> None:
+        self._used_at = asyncio.get_running_loop().time()
+
+    def _load_again(self) -> None:
+        self._use()
+        if self._is_unloaded and self._tasks is not None:
+            self._is_unloaded = False
+            self._crew.start(self._tasks)
+            self._changes.announce()
+
+    async def _unload_when_idle(self) -> float:
+        """Seconds until it is worth to look again."""
+        longest_s = self._settings.idle_unload
+        if not longest_s or self._is_unloaded:
+            return _LOOK_S
+        if self._crew.running or self._crew.best.pid is None:
+            self._use()
+        left_s = self._used_at + longest_s - asyncio.get_running_loop().time()
+        if left_s > 0:
+            return min(left_s, _LOOK_S)
+        unloaded, self._known = self._crew, self.engine
+        self._crew, self._is_unloaded = self._hire(), True
+        self._changes.announce()
+        await unloaded.stop()
+        return _LOOK_S

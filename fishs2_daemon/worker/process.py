@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -37,6 +37,11 @@ _REAP_S = 5.0
 
 #: `EngineOptions` that are settings of the same name.
 _OPTIONS = [field.name for field in fields(EngineOptions) if field.name in Settings.model_fields]
+
+
+def engine_options(settings: Settings, gpu_device: int) -> dict[str, Any]:
+    """The settings of now that an engine acts on, as JSON has them, for the worker of that GPU."""
+    return {name: _plain(getattr(settings, name)) for name in _OPTIONS} | {"gpu_device": gpu_device}
 
 
 class WorkerGone(Fishs2Error):
@@ -118,11 +123,10 @@ class WorkerProcess:
         reader, writer = await asyncio.open_connection(sock=ours, limit=2 * wire.WINDOW_BYTES)
         return cls(process, reader, writer, settings)
 
-    async def load(self, engine: str, gpu_device: int, progress: Callable[[str, float], None]) -> EngineInfo:
-        """Raises `EngineUnavailable` with the engine's own words, or with how the process ended."""
+    async def load(self, engine: str, options: Mapping[str, Any], progress: Callable[[str, float], None]) -> EngineInfo:
+        """`options` as of `engine_options`. Raises `EngineUnavailable` with the engine's own words, or with how the
+        process ended."""
         self._progress = progress
-        options = {name: _plain(getattr(self._settings, name)) for name in _OPTIONS}
-        options["gpu_device"] = gpu_device
         self._send(wire.json_frame(Kind.LOAD, engine=engine, options=options, log_level=self._settings.log_level))
         return await self._info
 
@@ -263,4 +267,6 @@ class WorkerProcess:
 
 def _plain(value: Any) -> Any:
     """As JSON has it. A path is made whole: the worker may not share the daemon's working folder."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     return str(value.absolute()) if isinstance(value, Path) else value

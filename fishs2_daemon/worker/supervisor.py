@@ -1,4 +1,4 @@
-"""Keeps one worker alive and hands utterances to it.
+"""Keeps one worker alive and hands utterances to it. Its `options` stay what they were when it was made.
 
 A worker that dies is started again: at once the first time, then with a growing pause. An utterance that had sent no
 audio yet is replayed on the next worker, once; one that had fails with `WorkerCrashed`, because its listener would
@@ -7,7 +7,7 @@ hear the beginning twice.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Self
@@ -74,17 +74,18 @@ class Supervisor:
         settings: Settings,
         metrics: Metrics,
         *,
-        gpu_device: int = 0,
+        options: Mapping[str, Any],
         on_change: Callable[[], None] = lambda: None,
         command: Sequence[str] = COMMAND,
     ) -> None:
         self.state = EngineState.STARTING
         self.detail = "starting"
         self.engine: EngineInfo | None = None
+        self.running = 0
         self._name = engine
         self._settings = settings
         self._metrics = metrics
-        self._gpu_device = gpu_device
+        self._options = options
         self._on_change = on_change
         self._command = command
         self._worker: WorkerProcess | None = None
@@ -132,6 +133,26 @@ class Supervisor:
 
     async def speak(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
         """Raises `WorkerCrashed`, `EngineError`, `Loading`, `EngineUnavailable`, or what the phrases raised."""
+        self.running += 1
+        try:
+            async with aclosing(self._speak(utterance)) as blocks:
+                async for block in blocks:
+                    yield block
+        finally:
+            self.running -= 1
+            self._changes.announce()
+
+    async def quiet(self) -> None:
+        """Until it speaks nothing."""
+        while self.running:
+            await self._changes.wait()
+
+    async def refresh(self) -> None:
+        """Ask the worker for its voices again, where there is one."""
+        if self._worker:
+            self.engine = await self._worker.refresh()
+
+    async def _speak(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
         replayable = _Phrases(utterance.phrases)
         spoken = False
         for run in range(1, _RUNS_PER_UTTERANCE + 1):
@@ -151,11 +172,6 @@ class Supervisor:
                     raise WorkerCrashed(f"{gone}; try again") from None
                 _log.warning("replaying an utterance: %s", gone)
         raise WorkerCrashed("the speech engine crashed; try again")
-
-    async def refresh(self) -> None:
-        """Ask the worker for its voices again, where there is one."""
-        if self._worker:
-            self.engine = await self._worker.refresh()
 
     async def _run_once(self) -> None:
         """One life of a worker: start, load, serve, end."""
@@ -177,7 +193,7 @@ class Supervisor:
         try:
             try:
                 async with asyncio.timeout(self._settings.worker_start_timeout_s):
-                    self.engine = await worker.load(self._name, self._gpu_device, self._loading)
+                    self.engine = await worker.load(self._name, self._options, self._loading)
             except (EngineUnavailable, TimeoutError) as error:
                 if isinstance(error, TimeoutError):
                     worker.kill(f"not ready within {self._settings.worker_start_timeout_s:.0f} s")

@@ -23,6 +23,11 @@ _MAKERS = {
         "Fish Audio S2 Pro (built with Fish Audio)",
         Attribution(name="Fish Audio", url="https://huggingface.co/fishaudio/s2-pro"),
     ),
+    "s2cpp": (
+        "Fish Audio S2 Pro by s2.cpp (built with Fish Audio)",
+        Attribution(name="Fish Audio", url="https://huggingface.co/fishaudio/s2-pro"),
+    ),
+    "remote": ("Speech of other servers", Attribution(name="fishs2-daemon", url="")),
 }
 _NOBODY_YET = ("The engine is loading", Attribution(name="fishs2-daemon", url=""))
 
@@ -33,7 +38,8 @@ _DEFAULT_VOICE = "default"
 def info_event(service: SpeechService) -> Event:
     """Built anew for every `describe`, so that new voices appear without a restart. Never waits for the engine."""
     offered = _offered_languages(service.settings.languages)
-    voices = [voice for voice in service.voices() if offered is None or _speaks(voice, offered)]
+    own = [voice for voice in service.voices() if voice.id != _DEFAULT_VOICE]
+    voices = [voice for voice in own if offered is None or _speaks(voice, offered)]
     default = Voice(_DEFAULT_VOICE, "Default", _default_languages(service, offered))
     engine = service.engine.name if service.engine else ""
     description, maker = _MAKERS.get(engine, _NOBODY_YET)
@@ -43,20 +49,22 @@ def info_event(service: SpeechService) -> Event:
         installed=True,
         description=description,
         version=__version__,
-        voices=[_tts_voice(voice, maker) for voice in (default, *voices)],
+        voices=[_tts_voice(voice, maker, offered) for voice in (default, *voices)],
         supports_synthesize_streaming=True,
     )
     return Info(tts=[program]).event()
 
 
-def _tts_voice(voice: Voice, maker: Attribution) -> TtsVoice:
+def _tts_voice(voice: Voice, maker: Attribution, offered: set[str] | None) -> TtsVoice:
+    """In those of its languages that are offered: one voice of S2 Pro would bring all of the model's."""
+    languages = [tag for tag in voice.languages if offered is None or _is_of(tag, offered)]
     return TtsVoice(
         name=voice.id,
         attribution=maker,
         installed=True,
         description=voice.description,
         version=None,
-        languages=list(voice.languages),
+        languages=languages or list(voice.languages),
     )
 
 
@@ -75,6 +83,11 @@ def _offered_languages(configured: Iterable[str]) -> set[str] | None:
 
 def _speaks(voice: Voice, offered: set[str]) -> bool:
     return any(tag.lower() in offered for tag in voice.languages)
+
+
+def _is_of(tag: str, offered: set[str]) -> bool:
+    """Whether it is offered itself or as its primary language."""
+    return not {tag.lower(), tag.lower().partition("-")[0]}.isdisjoint(offered)
 
 
 def _default_languages(service: SpeechService, offered: set[str] | None) -> tuple[str, ...]:

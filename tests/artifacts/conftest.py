@@ -2,11 +2,15 @@
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from fishs2_daemon.artifacts import transfer
+from fishs2_daemon.artifacts.bundle import Bundle
 from tests.artifacts.hub import Hub, running
+from tests.artifacts.runtimes import FILES
+from tests.artifacts.zips import zipped
 
 MODEL = "s2-pro-q8_0.gguf"
 
@@ -25,3 +29,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         close_session()  # it remembers the proxies of its time
         yield hub
     close_session()
+
+
+@pytest.fixture
+def bundle(hub: Hub, tmp_path: Path) -> Bundle:
+    hub.files["runtime.zip"] = zipped({f"s2-runtime/{name}": data for name, data in FILES.items()})
+    return Bundle(tmp_path / "runtime" / "fishs2sharp", f"{hub.url('runtime.zip')}?signature=secret")

@@ -3,14 +3,17 @@
 import multiprocessing
 import os
 import resource
+import time
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from huggingface_hub import get_session
 
 from fishs2_daemon.artifacts.artifact import Artifact
+from fishs2_daemon.artifacts.bundle import Bundle, install
 from fishs2_daemon.artifacts.download import download
 from fishs2_daemon.artifacts.errors import ArtifactError
+from fishs2_daemon.artifacts.progress import Progress
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["fishs2_daemon.artifacts.transfer", "huggingface_hub.file_download", __name__])
@@ -21,6 +24,13 @@ get_session()  # reads the machine's certificates, which takes longer than all e
 def fetching(artifact: Artifact) -> BaseProcess:
     """A started process. It ends with 0 when the file is whole."""
     child = _CONTEXT.Process(target=_fetch, args=(artifact, os.environ["HF_ENDPOINT"]))
+    child.start()
+    return child
+
+
+def installing(bundle: Bundle, *, force: bool = False) -> BaseProcess:
+    """A started process that unpacks slowly. It ends with 0 when the folder is whole."""
+    child = _CONTEXT.Process(target=_install, args=(bundle, force))
     child.start()
     return child
 
@@ -40,6 +50,14 @@ def failing(artifact: Artifact, largest_file: int) -> tuple[str, str]:
 def _fetch(artifact: Artifact, endpoint: str) -> None:
     os.environ["HF_ENDPOINT"] = endpoint  # the process that forks has an older environment
     download(artifact, lambda _: None, lambda: None)
+
+
+def _install(bundle: Bundle, force: bool) -> None:
+    def tell(progress: Progress) -> None:
+        if progress.doing == "unpacking":
+            time.sleep(0.001)
+
+    install(bundle, tell, lambda: None, force=force)
 
 
 def _fail(artifact: Artifact, endpoint: str, largest_file: int, port: Connection) -> None:

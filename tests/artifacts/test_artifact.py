@@ -75,7 +75,7 @@ def test_an_artifact_goes_through_json(file: str, url: str, size: int) -> None:
 def test_every_quantisation_has_a_size() -> None:
     from typing import get_args
 
-    assert tuple(PUBLISHED_BYTES) == get_args(Settings.model_fields["model_quant"].annotation)
+    assert ("auto", *PUBLISHED_BYTES) == get_args(Settings.model_fields["model_quant"].annotation)
 
 
 def test_a_tokenizer_beside_a_model_that_was_named_is_taken(tmp_path: Path) -> None:

@@ -208,6 +208,19 @@ def test_the_hash_that_the_user_set_beats_the_hubs(hub: Hub, artifact: Artifact)
     assert is_whole(artifact, hub)
 
 
+def test_a_hash_that_the_user_sets_later_is_checked_too(hub: Hub, artifact: Artifact) -> None:
+    get(artifact)
+    with pytest.raises(CorruptArtifact, match="expected is 111"):
+        get(replace(artifact, sha256="1" * 64))
+    assert artifact.path.read_bytes() == hub.files[MODEL]
+    hub.seen.clear()
+    get(replace(artifact, sha256=hashlib.sha256(hub.files[MODEL]).hexdigest()))
+    assert hub.seen == []
+    hub.files[MODEL] = hub.files[MODEL][::-1]
+    get(replace(artifact, sha256=hashlib.sha256(hub.files[MODEL]).hexdigest()), force=True)
+    assert artifact.path.read_bytes() == hub.files[MODEL]
+
+
 def test_a_small_file_outside_the_large_storage_is_checked_by_its_size(hub: Hub, tmp_path: Path) -> None:
     hub.is_large_storage = False
     artifact = Artifact(tmp_path / "models" / "tokenizer.json", "tokenizer.json", REPOSITORY)

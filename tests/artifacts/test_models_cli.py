@@ -18,6 +18,7 @@ import pytest
 from fishs2_daemon.artifacts.standing import State, look
 from tests.artifacts.conftest import MODEL
 from tests.artifacts.hub import Hub
+from tests.artifacts.zips import zipped
 
 SCRIPT = str(Path(sysconfig.get_path("scripts"), "fishs2-daemon"))
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -161,12 +162,60 @@ def test_another_quantisation_and_a_wrong_one(hub: Hub) -> None:
     assert run("models", "get", "Q2_K", "--accept-license").returncode == 0
     assert Path("models/s2-pro-q2_k.gguf").read_bytes() == hub.files["s2-pro-q2_k.gguf"]
     assert not FILE.exists()
-    for command in ("get", "remove"):
+    for command, also in (("get", ", auto"), ("remove", "")):
         wrong = run("models", command, "q9")
         assert wrong.returncode == 1
         assert wrong.stderr == (
-            "fishs2-daemon: 'q9' is not allowed; allowed: f16, q8_0, q6_k, q5_k_m, q4_k_m, q3_k, q2_k\n"
+            f"fishs2-daemon: 'q9' is not allowed; allowed: f16, q8_0, q6_k, q5_k_m, q4_k_m, q3_k, q2_k{also}\n"
         )
+
+
+def test_the_runtime_is_listed_fetched_and_kept(hub: Hub) -> None:
+    folder = Path("runtime/fishs2sharp")
+    assert "runtime" not in run("models", "list").stdout
+    listed = run("models", "list", FISHS2_ENGINE="s2cpp").stdout.splitlines()
+    assert listed[8].split() == ["*", "runtime", "0.0", "kB", "not", "there", str(folder)]
+    absent = run("models", "runtime")
+    assert (absent.returncode, absent.stdout) == (1, "")
+    assert absent.stderr.startswith(
+        f"fishs2-daemon: {folder}: not there; name a zip file of libs2.so*, libggml*.so* with"
+    )
+
+    files = {"libs2.so": b"s2", "libggml.so": bytes(5000)}
+    hub.files["runtime.zip"] = zipped(files, stored=True)
+    address = hub.url("runtime.zip")
+    got = run("models", "runtime", FISHS2_RUNTIME_ZIP_URL=address)
+    assert got.returncode == 0, got.stderr
+    assert got.stdout == f"{folder}: whole, from {address}, 5.0 kB\n"
+    assert "fetching fishs2sharp.zip: 100% of 5." in got.stderr
+    assert "unpacking fishs2sharp.zip: 100% of 5.0 kB" in got.stderr
+    assert {name: (folder / name).read_bytes() for name in files} == files
+    assert set(os.listdir("runtime")) == {"fishs2sharp", ".fishs2sharp.lock"}
+    listed = run("models", "list").stdout.splitlines()
+    assert listed[8].split() == ["runtime", "5.0", "kB", "whole,", "from", address, str(folder)]
+    assert run("models", "runtime").stdout == got.stdout
+
+    (folder / "libs2.so").write_text("mine")
+    refused = run("models", "runtime", FISHS2_RUNTIME_ZIP_URL=address)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(
+        f"fishs2-daemon: {folder} is not a whole runtime (from {address}, lacks libs2.so); "
+    )
+    forced = run("models", "runtime", "--force", FISHS2_RUNTIME_ZIP_URL=address)
+    assert forced.returncode == 0
+    assert "what was there is set aside as fishs2sharp.old" in forced.stderr
+    assert Path("runtime/fishs2sharp.old/libs2.so").read_text() == "mine"
+
+
+def test_a_library_that_was_named_needs_no_runtime(hub: Hub) -> None:
+    named = {"FISHS2_S2_DLL_PATH": "libs2.so", "FISHS2_RUNTIME_ZIP_URL": hub.url("runtime.zip")}
+    absent = run("models", "runtime", **named)
+    assert absent.returncode == 1
+    assert absent.stderr == "fishs2-daemon: libs2.so: not there, and FISHS2_S2_DLL_PATH names it\n"
+    Path("libs2.so").touch()
+    there = run("models", "runtime", **named)
+    assert (there.returncode, there.stdout.startswith("libs2.so: there, ")) == (0, True)
+    assert hub.seen == []
 
 
 @pytest.mark.timeout(180)

@@ -1,10 +1,15 @@
 """The daemon answers while its model is on the way, and speaks with it once it is there."""
 
+import asyncio
+import hashlib
 import io
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sysconfig
+import threading
 import time
 import wave
 from collections.abc import Callable, Iterator
@@ -14,12 +19,17 @@ from typing import Any
 
 import httpx
 import pytest
+from wyoming.client import AsyncTcpClient
+from wyoming.info import Describe, Info
 
+from fishs2_daemon.artifacts.standing import State, look
 from tests.artifacts.conftest import MODEL
 from tests.artifacts.hub import Hub
+from tests.artifacts.zips import zipped
 
 SCRIPT = str(Path(sysconfig.get_path("scripts"), "fishs2-daemon"))
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+STAND_IN = Path(__file__).resolve().parents[1] / "engines" / "s2cpp" / "standin.c"
 WAIT_S = 40
 
 
@@ -30,11 +40,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def daemon(**settings: str) -> Iterator[httpx.Client]:
+def daemon(wyoming_port: int = 0, environment: dict[str, str] | None = None, **settings: str) -> Iterator[httpx.Client]:
     port = free_port()
-    environment = {f"FISHS2_{name.upper()}": value for name, value in settings.items()}
+    environment = {f"FISHS2_{name.upper()}": value for name, value in settings.items()} | (environment or {})
     environment |= {"FISHS2_ZEROCONF": "false", "FISHS2_MAX_NEW_TOKENS": "8"}
-    command = [SCRIPT, "serve", "--uri", f"tcp://127.0.0.1:{free_port()}", "--http-host", "127.0.0.1"]
+    command = [SCRIPT, "serve", "--uri", f"tcp://127.0.0.1:{wyoming_port or free_port()}", "--http-host", "127.0.0.1"]
     with open("daemon.log", "wb") as log:
         process = subprocess.Popen(
             [*command, "--http-port", str(port)], env={**os.environ, **environment}, stdout=log, stderr=log
@@ -69,6 +79,38 @@ def speech(client: httpx.Client) -> tuple[int, int]:
         return sound.getframerate(), len(sound.readframes(10**7)) // 2
 
 
+async def described(port: int) -> Info:
+    """What Home Assistant hears of it."""
+    async with asyncio.timeout(10), AsyncTcpClient("127.0.0.1", port) as client:
+        await client.write_event(Describe().event())
+        while (event := await client.read_event()) is not None:
+            if Info.is_type(event.type):
+                return Info.from_event(event)
+    raise AssertionError("the connection was closed")
+
+
+@contextmanager
+def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A service manager's end of NOTIFY_SOCKET: the lines that come, which the kernel would not keep for long."""
+    lines: list[str] = []
+
+    def listen() -> None:
+        while data := receiver.recv(4096):
+            lines.extend(data.decode().splitlines())
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind("notify")
+        monkeypatch.setenv("NOTIFY_SOCKET", os.path.abspath("notify"))
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            yield lines
+        finally:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.sendto(b"", "notify")
+            thread.join()
+
+
 @pytest.fixture
 def tiny(hub: Hub) -> Hub:
     pytest.importorskip("ggml", reason="the S2 engine's libraries are not installed")
@@ -95,12 +137,50 @@ def test_the_preview_voice_speaks_until_the_model_is_there(tiny: Hub) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_an_engine_that_was_set_is_loading_until_its_model_is_there(tiny: Hub) -> None:
+def test_from_an_empty_box_to_speech_by_one_command(tiny: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Until its model is there the engine that was set is loading: requests wait, Home Assistant and the service
+    manager hear of it. Nothing is written into the user's home."""
     tiny.piece_pause_s = 0.02
-    with daemon(engine="s2", accept_license="true") as client:
+    home, box = tmp_path / "home", tmp_path / "box"
+    home.mkdir()
+    box.mkdir()
+    monkeypatch.chdir(box)
+    for name in ("HF_HOME", "XDG_CACHE_HOME", "JOURNAL_STREAM", "CACHE_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+    port = free_port()
+    with (
+        manager(monkeypatch) as lines,
+        daemon(port, {"HOME": str(home)}, engine="s2", accept_license="true") as client,
+    ):
         health(client, lambda said: f"fetching {MODEL} (" in str(said))
+        assert asyncio.run(described(port)).tts
+        assert "READY=1" not in lines
         assert speech(client)[0] == 44100  # it waited
+        health(client, lambda _: "READY=1" in lines)
+    assert any(re.match(rf"STATUS=fetching {MODEL} \(\d.*\) \d+%; ", line) for line in lines)
+    for name, data in tiny.files.items():
+        assert (Path("models") / name).read_bytes() == data
+        assert look(Path("models") / name).state is State.WHOLE
+    assert list(home.iterdir()) == []
+    assert {path.name for path in box.iterdir()} == {"models", "daemon.log", "notify"}
     assert "espeak" not in Path("daemon.log").read_text().partition("listening")[2]
+
+
+@pytest.mark.timeout(180)
+def test_the_s2cpp_engine_from_an_empty_box(hub: Hub, tmp_path: Path) -> None:
+    """Its runtime is a stand-in, which says nothing of what it would say, but is a library like the real one."""
+    if (compiler := shutil.which("cc")) is None:
+        pytest.skip("there is no C compiler (cc), and the stand-in for libs2 is written in C")
+    library = tmp_path / "built.so"
+    subprocess.run([compiler, "-std=gnu11", "-shared", "-fPIC", "-o", library, STAND_IN, "-lpthread"], check=True)
+    hub.files = {MODEL: b"GGUF" + bytes(9000), "tokenizer.json": b"{}"}
+    hub.files["runtime.zip"] = zipped({"runtime/libs2.so": library.read_bytes(), "runtime/libggml.so": b"not needed"})
+    sha256 = hashlib.sha256(hub.files["runtime.zip"]).hexdigest()
+    address = hub.url("runtime.zip")
+    with daemon(engine="s2cpp", accept_license="true", runtime_zip_url=address, runtime_zip_sha256=sha256) as client:
+        health(client, lambda said: "s2cpp is ready" in str(said))
+        assert speech(client)[1] > 0
+    assert (Path("runtime/fishs2sharp/libs2.so")).read_bytes() == library.read_bytes()
 
 
 @pytest.mark.timeout(180)

@@ -1,6 +1,7 @@
 """Facts of this machine, and of one that has nothing."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,27 +9,20 @@ import pytest
 from fishs2_daemon import __version__, configuration
 from fishs2_daemon.bench import machine
 from fishs2_daemon.speech import EngineInfo
-
-SMI = """#!/bin/sh
-case "$1" in
-  --query-gpu*) echo "NVIDIA Test, 550.1, 81559" ;;
-  *) printf '%s, 100\\n%s, 23\\n1, 9999\\n' $PID $PID ;;
-esac
-"""
+from tests.recorded_gpus import RTX_3060, Card, Machine
 
 
-@pytest.fixture
-def with_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text(SMI)
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("PID", str(os.getpid()))
+@pytest.fixture(autouse=True)
+def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path / "gpus", monkeypatch)
 
 
-@pytest.mark.usefixtures("with_gpu")
-def test_a_gpu_is_told_with_its_driver_and_what_a_process_has_of_it() -> None:
-    assert machine.hardware()["gpus"] == [{"name": "NVIDIA Test", "driver": "550.1", "memory_mb": "81559"}]
+def test_a_gpu_is_told_with_its_driver_and_what_a_process_has_of_it(gpus: Machine) -> None:
+    gpus.nvml(replace(RTX_3060, processes=((os.getpid(), 123 << 20),)), Card("NVIDIA GB10", 0, 0, None, None))
+    assert machine.hardware()["gpus"] == [
+        {"name": "NVIDIA GeForce RTX 3060", "driver": "550.144.03", "memory_mb": 12288},
+        {"name": "NVIDIA GB10", "driver": "550.144.03", "memory_mb": None},
+    ]
     assert machine.vram_mb(os.getpid()) == 123
     assert machine.vram_mb(2) is None
 

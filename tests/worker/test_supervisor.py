@@ -16,53 +16,10 @@ from fishs2_daemon.errors import EngineError, EngineUnavailable, Loading, Worker
 from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.speech import EngineState
-from fishs2_daemon.text.phrase import Phrase
 from fishs2_daemon.worker import wire
+from fishs2_daemon.worker.process import engine_options
 from fishs2_daemon.worker.supervisor import Supervisor
-
-#: A worker program whose engine is written by the test: it says each phrase as that many samples.
-PROGRAM = """
-import asyncio, os, sys, time
-from fishs2_daemon.errors import EngineError
-from fishs2_daemon.speech import EngineInfo, Pcm, Voice
-from fishs2_daemon.worker import child
-
-INFO = EngineInfo("test", 1000, 2, "v", (Voice("v", "V", ("en",)),))
-
-class Engine:
-    def __init__(self, options):
-        pass
-
-    async def load(self, progress):
-        {load}
-        return INFO
-
-    def info(self):
-        return EngineInfo("test", 1000, 2, "v", (Voice("v", "V", ("en",)), Voice("w", "W", ("de",))))
-
-    async def speak(self, utterance):
-        async for phrase in utterance.phrases:
-            {speak}
-            yield Pcm(bytes(2 * len(phrase)), 1000)
-
-sys.modules["test_engine"] = sys.modules["__main__"]
-child.ENGINES["test"] = "test_engine:Engine"
-child.main()
-"""
-
-
-class Phrases:
-    def __init__(self, *phrases: str) -> None:
-        self._left = [Phrase(text) for text in phrases]
-
-    def __aiter__(self) -> "Phrases":
-        return self
-
-    async def __anext__(self) -> Phrase:
-        if not self._left:
-            raise StopAsyncIteration
-        return self._left.pop(0)
-
+from tests.worker.harness import PROGRAM, Phrases, say
 
 Start = Callable[..., "asyncio.AbstractAsyncContextManager[Supervisor]"]  # type: ignore[name-defined]
 
@@ -78,7 +35,9 @@ def supervise(tmp_path: Path, settings: Settings):  # type: ignore[no-untyped-de
     async def begin(*, load: str = "pass", speak: str = "pass", program: str = PROGRAM) -> AsyncIterator[Supervisor]:
         script = tmp_path / "worker.py"
         script.write_text(program.replace("{load}", load).replace("{speak}", speak))
-        supervisor = Supervisor("test", settings, Metrics(), command=(sys.executable, str(script)))
+        supervisor = Supervisor(
+            "test", settings, Metrics(), options=engine_options(settings, 0), command=(sys.executable, str(script))
+        )
         running = asyncio.create_task(supervisor.run())
         try:
             yield supervisor
@@ -88,16 +47,6 @@ def supervise(tmp_path: Path, settings: Settings):  # type: ignore[no-untyped-de
             assert supervisor.state is EngineState.STOPPED
 
     return begin
-
-
-async def say(supervisor: Supervisor, *phrases: str) -> int:
-    """Samples heard."""
-    heard = 0
-    async with aclosing(supervisor.speak(Utterance("v", Phrases(*phrases)))) as blocks:
-        async for block in blocks:
-            assert block.sample_rate == 1000
-            heard += len(block.samples) // 2
-    return heard
 
 
 async def test_a_ready_worker_speaks_and_reports_its_engine(supervise) -> None:  # type: ignore[no-untyped-def]
@@ -149,7 +98,9 @@ async def test_a_worker_that_never_gets_ready_is_given_up(supervise, settings: S
 
 
 async def test_a_program_that_cannot_be_started_is_a_failure(settings: Settings) -> None:
-    supervisor = Supervisor("test", settings, Metrics(), command=("/nonexistent/program",))
+    supervisor = Supervisor(
+        "test", settings, Metrics(), options=engine_options(settings, 0), command=("/nonexistent/program",)
+    )
     running = asyncio.create_task(supervisor.run())
     with pytest.raises(EngineUnavailable, match="cannot start the worker"):
         await supervisor.ready(10)

@@ -8,7 +8,8 @@ import time
 import psutil
 import pytest
 
-from tests.wyoming_server.conftest import LONG_TEXT, Client, Door
+from tests.wyoming_server.conftest import Door
+from tests.wyoming_server.peer import LONG_TEXT, Client
 
 
 async def half_heard(door: Door, **start: object) -> Client:

@@ -17,7 +17,8 @@ from wyoming.tts import (
 )
 
 from tests.sound import is_alike
-from tests.wyoming_server.conftest import LONG_TEXT, Door
+from tests.wyoming_server.conftest import Door
+from tests.wyoming_server.peer import LONG_TEXT
 
 
 async def test_synthesize_is_answered_with_one_start_chunks_and_one_stop(door: Door) -> None:

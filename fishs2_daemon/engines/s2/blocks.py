@@ -7,7 +7,7 @@ time that it sounds.
 
 from math import ceil, inf
 
-from fishs2_daemon.engines.s2.codec.passes import FRAME_COUNTS
+from fishs2_daemon.engines.s2.sizes import FRAME_COUNTS
 
 #: Blocks have these sizes, frames: those that one pass of the codec may have.
 SIZES = tuple(reversed(FRAME_COUNTS))

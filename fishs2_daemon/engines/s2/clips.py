@@ -1,6 +1,5 @@
 """The codes of reference clips: made once, kept beside the clip, and in memory."""
 
-import hashlib
 import logging
 import os
 from collections import OrderedDict
@@ -12,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fishs2_daemon.audio.decode import DecodeLimits, decode
+from fishs2_daemon.audio.decode import DecodeLimits
+from fishs2_daemon.engines import recording
 from fishs2_daemon.engines.s2.prompt import LONGEST_REFERENCE_FRAMES, Reference
-from fishs2_daemon.errors import EngineError, RequestError
 from fishs2_daemon.speech import Clip
 
 _log = logging.getLogger(__name__)
@@ -28,9 +27,6 @@ _MOST_KEPT = 1024
 
 #: Of a digest in a file's name.
 _DIGITS = 16
-
-#: Longer than any clip that a store takes.
-_LARGEST_CLIP_BYTES = 256 << 20
 
 
 class ClipCodes:
@@ -78,20 +74,7 @@ class ClipCodes:
         return np.array(codes)
 
     def _encoded(self, clip: Clip) -> Codes:
-        name = Path(clip.path).name
-        try:
-            if Path(clip.path).stat().st_size > _LARGEST_CLIP_BYTES:
-                raise EngineError(f"{name}: too large for a reference")
-            data = Path(clip.path).read_bytes()
-        except OSError as error:
-            raise EngineError(f"{name}: cannot be read: {error.strerror}") from None
-        if hashlib.sha256(data).hexdigest() != clip.sha256:
-            raise EngineError(f"{name}: the voice was changed in this moment; try again")
-        try:
-            audio = decode(data, sample_rate=self._sample_rate, limits=self._limits, name=name)
-        except RequestError as error:
-            raise EngineError(str(error)) from None
-        codes = self._encode(audio.samples).astype(np.int16)
+        codes = self._encode(recording.samples(clip, self._sample_rate, self._limits)).astype(np.int16)
         self._save(clip, codes)
         return codes
 

@@ -22,12 +22,13 @@ class Commands:
     def carry_out(self, *, wait: bool, timeout_s: float | None = None) -> bool:
         """All that are there; where there are none, with `wait`, those that come first, `timeout_s` at the most.
         False when it is over."""
-        try:
-            while True:
-                command = self._queue.get(block=wait, timeout=timeout_s)
-                if command is None:
-                    return False
-                command()
-                wait = False
-        except queue.Empty:
-            return True
+        while wait or not self._queue.empty():
+            try:
+                command = self._queue.get(timeout=timeout_s)
+            except queue.Empty:
+                break
+            if command is None:
+                return False
+            command()
+            wait = False
+        return True

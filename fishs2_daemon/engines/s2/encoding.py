@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fishs2_daemon.engines.s2.codec import Encoder, encoder_skips
+from fishs2_daemon.engines.s2.codec import Encoder
 from fishs2_daemon.engines.s2.ggml import Backend
 from fishs2_daemon.engines.s2.model import Model
+from fishs2_daemon.engines.s2.placement import encoder_skips
 from fishs2_daemon.errors import EngineError
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from fishs2_daemon.engines.base import EngineOptions, Progress, Utterance, pauses
+from fishs2_daemon.engines.base import S2_LANGUAGES, EngineOptions, Progress, Utterance, pauses
 from fishs2_daemon.engines.s2.answer import Answer
 from fishs2_daemon.engines.s2.guards import frame_budget
 from fishs2_daemon.engines.s2.loading import Loaded, load
@@ -24,11 +24,7 @@ _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-_VOICE = Voice(
-    "s2",
-    "Fish Audio S2 Pro",
-    ("en", "zh", "ja", "ko", "es", "pt", "ar", "ru", "fr", "de", "it", "nl", "pl", "tr", "sv"),
-)
+_VOICE = Voice("s2", "Fish Audio S2 Pro", S2_LANGUAGES)
 
 #: Of the context, the share that stays when a long text has filled it: the voice, and how it began.
 _ANCHOR = 1 / 4

@@ -13,10 +13,13 @@ import numpy.typing as npt
 
 from fishs2_daemon.engines.s2.fast import FastAR
 from fishs2_daemon.engines.s2.ggml import Arena, DType, Graph, GraphBuilder, Store, Tensor
+from fishs2_daemon.engines.s2.ggml.transfer import Reading
 from fishs2_daemon.engines.s2.graphs import Graphs
-from fishs2_daemon.engines.s2.model import Model, padded
+from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.engines.s2.sampling import RAS_WINDOW, Rules, Sampler, Sampling, replace_repeated
+from fishs2_daemon.engines.s2.sizes import padded
 from fishs2_daemon.engines.s2.slow import SlowAR
+from fishs2_daemon.errors import EngineError
 
 #: Far from any token, for the first frame's, which may be repeated: the window begins behind it.
 _NO_TOKEN = float(-(1 << 22))
@@ -42,6 +45,7 @@ class FrameState:
         self.results = self._store.new(DType.F32, 1 + model.config.slow.codebooks, PARITIES * (slots + 1))
         self._store.allocate()
         self._rows = slots + 1
+        self._found = Reading(model.backend.native, self.results)
         # The official engines start from zeros, and count tokens from that of number 0.
         self._empty = np.full(RAS_WINDOW, -model.config.slow.semantic_begin, np.float32)
 
@@ -56,7 +60,9 @@ class FrameState:
 
     def read(self) -> npt.NDArray[np.int32]:
         """Tokens and codes of all slots, `[PARITIES * (slots + 1), 1 + K]`. Waits for nothing: see `Event`."""
-        results: npt.NDArray[np.float32] = self._store.peek(self.results)[0, 0]
+        if not self._store.ready:
+            raise EngineError("the sequences' memory was given back")
+        results: npt.NDArray[np.float32] = self._found()[0, 0]
         return results.astype(np.int32)
 
     def close(self) -> None:
@@ -96,17 +102,22 @@ class FrameGraph:
         """Tell where sequence `index` of the batch is, and whether this is its first frame; a position of None lets it
         compute something that nobody sees. Frames that are in flight together differ in their `parity`."""
         row = self._slow.cache.slots if position is None else slot
-        inputs = graph.inputs
-        if position is not None and graph.memo.get(index) == (slot, position - 1):
-            self._slow.stack.move_on(graph, index, slot, position)
-        else:
-            self._slow.stack.place(graph, index, slot, position)
+        told = row, parity, is_first, endless
+        told_before, before = graph.memo.get(index, ((), None))
+        graph.memo[index] = told, position
+        if told == told_before and position == before:
+            return
+        if told != told_before:
+            inputs = graph.inputs
             inputs["state_rows"][index] = row
-        graph.memo[index] = slot, position
-        inputs["result_rows"][index] = self._state.result_row(row, parity)
-        inputs["unseen"][index] = _NO_TOKEN if is_first else 0.0
-        if "endless" in inputs:
-            inputs["endless"][index] = endless
+            inputs["result_rows"][index] = self._state.result_row(row, parity)
+            inputs["unseen"][index] = _NO_TOKEN if is_first else 0.0
+            if "endless" in inputs:
+                inputs["endless"][index] = endless
+        if position is None or before != position - 1:
+            self._slow.stack.place(graph, index, slot, position)
+        else:
+            self._slow.stack.move_on(graph, index, slot, position)
 
     def feed(self, graph: Graph, x: npt.NDArray[np.float32]) -> None:
         """The input [batch, width] of a frame, where the slow transformer's first layers are elsewhere: it does not

@@ -16,7 +16,8 @@ from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.engines.s2.noise import Noise
 from fishs2_daemon.engines.s2.rope import RopeKind
 from fishs2_daemon.engines.s2.sampling import Rules, Sampler, Sampling
-from fishs2_daemon.engines.s2.slow import PREFILL_TOKENS, SlowAR, SlowTrace
+from fishs2_daemon.engines.s2.sizes import PREFILL_TOKENS
+from fishs2_daemon.engines.s2.slow import SlowAR, SlowTrace
 from fishs2_daemon.errors import EngineError
 
 #: Why a sequence has no more frames: the model said so, or there is no room for another.
@@ -47,12 +48,12 @@ class _Sequence:
     finish: Finish | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Flight:
     """Frames that were started and not collected yet."""
 
-    rows: dict[int, int]  # by slot, of the state's results
     sequences: dict[int, _Sequence]  # by slot
+    parity: int
     done: Event
 
 
@@ -91,7 +92,7 @@ class Generator:
         self._sequences: dict[int, _Sequence] = {}
         self._flights: deque[_Flight] = deque()
         self._events = [model.backend.event() for _ in range(PARITIES)]
-        self._frames = 0
+        self._end = config.codebook_size
 
     def warm(self) -> None:
         """Build every graph that sequences without a least length will need, and on a GPU run each until it is
@@ -169,11 +170,16 @@ class Generator:
 
     def submit(self, slots: Sequence[int]) -> None:
         """Start the next frame of those of these slots that are not finished."""
+        running = {}
         for slot in slots:
-            if slot not in self._sequences:
+            sequence = self._sequences.get(slot)
+            if sequence is None:
                 raise EngineError(f"slot {slot} was not started")
-        self._end_by_length(slots)
-        running = {slot: sequence for slot in slots if (sequence := self._sequences[slot]).finish is None}
+            most = sequence.max_frames
+            if sequence.position >= self.context or (most is not None and sequence.started >= most):
+                sequence.finish = sequence.finish or "length"
+            if sequence.finish is None:
+                running[slot] = sequence
         if running:
             self._flights.append(self._launch(running))
             for sequence in running.values():
@@ -202,8 +208,8 @@ class Generator:
         for slot, sequence in flight.sequences.items():
             if self._sequences.get(slot) is not sequence or sequence.finish == "stop":
                 continue
-            frame = results[flight.rows[slot]]
-            if frame[0] == self._model.config.slow.codebook_size:
+            frame = results[self._state.result_row(slot, flight.parity)]
+            if frame[0] == self._end:
                 sequence.finish = "stop"
             else:
                 frames[slot] = frame[1:]
@@ -283,43 +289,37 @@ class Generator:
         if positions > known:
             raise EngineError(f"slot {slot} holds {known} positions, not {positions}")
 
-    def _end_by_length(self, slots: Sequence[int]) -> None:
-        for slot in slots:
-            sequence = self._sequences[slot]
-            most = sequence.max_frames
-            full = sequence.position >= self.context or (most is not None and sequence.started >= most)
-            if full and sequence.finish is None:
-                sequence.finish = "length"
-
     def _launch(self, running: dict[int, _Sequence]) -> _Flight:
         most = PARITIES if self.can_run_ahead else 1
         if len(self._flights) == most:
             raise EngineError(f"frames in flight: {most}, and no more are possible: collect one")
         first, batch = self._batch(running)
-        positions = max(sequence.position for sequence in running.values()) + 1
-        endless = any(sequence.started < sequence.min_frames for sequence in running.values())
-        graph = self._frame.get(first, batch, positions, endless=endless)
-        self._frames += 1
+        last, endless = 0, False
+        for sequence in running.values():
+            last = max(last, sequence.position)
+            endless = endless or sequence.started < sequence.min_frames
+        graph = self._frame.get(first, batch, last + 1, endless=endless)
+        # Another one than that of the frame in flight, if there is one.
+        parity = 1 - self._flights[-1].parity if self._flights else 0
         for index in range(batch):
             slot = first + index
-            sequence = running.get(slot)
-            if sequence is None:
+            speaker = running.get(slot)
+            if speaker is None:
                 self._frame.place(graph, index, slot, None)
                 continue
             self._frame.place(
-                graph, index, slot, sequence.position, is_first=not sequence.started, parity=self._frames % PARITIES,
-                endless=sequence.started < sequence.min_frames,
+                graph, index, slot, speaker.position, is_first=not speaker.started, parity=parity,
+                endless=speaker.started < speaker.min_frames,
             )  # fmt: skip
-            self._frame.choose(graph, index, sequence.rules, sequence.noise.frame())
+            self._frame.choose(graph, index, speaker.rules, speaker.noise.frame())
         if not self.can_run_ahead:
             at = [running[slot].position if slot in running else None for slot in range(first, first + batch)]
             columns = np.concatenate([running[slot].column for slot in sorted(running)], axis=1)
             self._frame.feed(graph, self.slow.lift(first, at, columns))
         graph.start()
-        done = self._events[self._frames % PARITIES]
+        done = self._events[parity]
         done.record()
-        rows = {slot: self._state.result_row(slot, self._frames % PARITIES) for slot in running}
-        return _Flight(rows, running, done)
+        return _Flight(running, parity, done)
 
     def _batch(self, running: dict[int, _Sequence]) -> tuple[int, int]:
         """The first slot of a graph, and how many."""

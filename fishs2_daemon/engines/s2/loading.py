@@ -10,15 +10,16 @@ from typing import cast, get_args
 
 from fishs2_daemon.engines.base import EngineOptions
 from fishs2_daemon.engines.s2.clips import ClipCodes
-from fishs2_daemon.engines.s2.codec import Decoder, decoder_skips
+from fishs2_daemon.engines.s2.codec import Decoder
 from fishs2_daemon.engines.s2.encoding import ClipEncoder
 from fishs2_daemon.engines.s2.generator import Generator
 from fishs2_daemon.engines.s2.ggml import Backend, default_threads
 from fishs2_daemon.engines.s2.gguf import GgufFile
-from fishs2_daemon.engines.s2.lower import lower_skips, upper_skips
-from fishs2_daemon.engines.s2.memory import lower_needs, needs, slots_for, weights_of
+from fishs2_daemon.engines.s2.memory import slots_for, weights_of
 from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.engines.s2.model_file import read_config
+from fishs2_daemon.engines.s2.needs import lower_needs, needs
+from fishs2_daemon.engines.s2.placement import decoder_skips, lower_skips, upper_skips
 from fishs2_daemon.engines.s2.prefixes import Prefixes
 from fishs2_daemon.engines.s2.prompt import PromptFormat
 from fishs2_daemon.engines.s2.rope import RopeKind
@@ -85,7 +86,8 @@ def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
         semantic_end=slow.semantic_end,
     )
     # Streams of work, none of which waits for another: frames, sound, and the codes of clips.
-    frames, sound, reading = _backend(options), _backend(options, _BESIDE), _backend(options, _BESIDE)
+    device = _device(options)
+    frames, sound, reading = (_backend(device, options, share) for share in (1, _BESIDE, _BESIDE))
     on_gpu = frames.device != "cpu"
     spare = (_processor(options),) if on_gpu else ()
     n_lower = _lower_layers(options, slow.layers, on_gpu=on_gpu)
@@ -94,7 +96,8 @@ def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
     context = min(options.context, slow.context)
     voices = options.voice_cache_mb << 20
     with GgufFile.open(options.model_path) as file:
-        weights, lower_weights = (weights_of(file, config, skip) for skip in (skips, others))
+        weights = weights_of(file, config, skips, on_gpu=on_gpu)
+        lower_weights = weights_of(file, config, others, on_gpu=False)
     sums = [(needs(config, weights, context=context, voices=voices, fused=on_gpu, lower=n_lower), frames)]
     if below:
         sums.append((lower_needs(config, lower_weights, context=context, voices=voices, lower=n_lower), below))
@@ -148,14 +151,18 @@ def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
     )
 
 
-def _backend(options: EngineOptions, share: int = 1) -> Backend:
-    """On a processor, of one in `share` of the threads."""
+def _device(options: EngineOptions) -> str:
     name = options.backend
     if name not in ("auto", "cuda", "cpu"):
-        raise EngineError(f"FISHS2_BACKEND={name} is not supported by the S2 engine; allowed: auto, cuda, cpu")
-    if name == "cuda":
-        name = f"cuda:{options.gpu_device}"
-    return Backend.open(name, threads=max(1, (options.n_threads or default_threads()) // share))
+        # What the wrapper's managers ask for on a machine of that kind; a voice that is slow is better than none.
+        _log.warning("FISHS2_BACKEND=%s: the S2 engine has no such backend yet, and takes what auto would", name)
+        name = "auto"
+    return name if name == "cpu" else f"{name}:{options.gpu_device}"
+
+
+def _backend(device: str, options: EngineOptions, share: int) -> Backend:
+    """On a processor, of one in `share` of the threads."""
+    return Backend.open(device, threads=max(1, (options.n_threads or default_threads()) // share))
 
 
 def _part(report: Callable[[float], None], start: float, end: float) -> Callable[[float], None]:

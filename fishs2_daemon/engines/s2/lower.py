@@ -8,7 +8,7 @@ What goes up is one column of the width of the model for each token, what comes 
 cannot be started before the one before it is read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,24 +19,10 @@ from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.engines.s2.rope import RopeKind
 from fishs2_daemon.engines.s2.stack import Stack
 
-Skip = Callable[[str], bool]
 Floats = npt.NDArray[np.float32]
 
 #: Those of frames, which are used all the time, and of as many prompts as there is room for; they share their memory.
 _GRAPHS = 256
-
-#: What embeds a frame's codes on the device; with the first layers elsewhere nobody does it there.
-_INPUT_TABLES = ("codebook_embeddings.weight", "semantic_embeddings")
-
-
-def lower_skips(layers: int) -> Skip:
-    """What `Model.load` may skip of a model that is to hold the first `layers` layers, and nothing else."""
-    return lambda name: not _is_lower(name, layers)
-
-
-def upper_skips(layers: int) -> Skip:
-    """What `Model.load` may skip where the first `layers` layers are elsewhere: nothing, if there are none of them."""
-    return lambda name: layers > 0 and (_is_lower(name, layers) or name in _INPUT_TABLES)
 
 
 class LowerLayers:
@@ -86,8 +72,3 @@ class LowerLayers:
         x = g.input("x", DType.F32, self._model.config.slow.width, tokens * batch)
         g.output("x", self.stack(g, x, first=first, batch=batch, tokens=tokens, cells=cells))
         return g.build(arena)
-
-
-def _is_lower(name: str, layers: int) -> bool:
-    parts = name.split(".")
-    return parts[0] == "layers" and int(parts[1]) < layers

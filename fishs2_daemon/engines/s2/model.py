@@ -14,15 +14,14 @@ import numpy.typing as npt
 from fishs2_daemon.engines.s2.config import ModelConfig
 from fishs2_daemon.engines.s2.errors import ModelFileError
 from fishs2_daemon.engines.s2.ggml import Backend, DType, Store, Tensor, dequantize
+from fishs2_daemon.engines.s2.ggml_type import GgmlType
 from fishs2_daemon.engines.s2.gguf import GgufFile
 from fishs2_daemon.engines.s2.layout import expected_tensors
 from fishs2_daemon.engines.s2.model_file import read_config
+from fishs2_daemon.engines.s2.placement import gatherable
+from fishs2_daemon.engines.s2.sizes import padded
 
 Progress = Callable[[float], None]
-
-#: Sorting rows beyond this takes CUDA many kernels; longer logits are sorted in chunks, which they must fill.
-LONGEST_SORT = 1024
-SORT_CHUNK = 256
 
 #: Bytes that are moved at a time: progress moves on, and what is converted on its way stays small.
 _PIECE = 16 << 20
@@ -32,9 +31,6 @@ _SMALL_NBYTES = 1 << 20
 
 _EMBEDDINGS, _OUTPUT, _CODEBOOKS = "embeddings.weight", "output.weight", "codebook_embeddings.weight"
 _FAST_EMBEDDINGS, _FAST_OUTPUT = "fast_embeddings.weight", "fast_output.weight"
-
-#: What CUDA can gather rows from; of other tables it gets F16.
-_GATHERABLE = {DType.F32, DType.F16, DType.BF16, DType.Q4_0, DType.Q4_1, DType.Q5_0, DType.Q5_1, DType.Q8_0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +201,7 @@ class Model:
         return self._tensors[name]
 
     def _gatherable(self, dtype: DType) -> bool:
-        return self.backend.device == "cpu" or dtype in _GATHERABLE
+        return gatherable(GgmlType[dtype.name], on_gpu=self.backend.device != "cpu")
 
     def _copy(self, parts: Sequence[_Part], progress: Progress) -> None:
         self._weights.allocate()
@@ -231,11 +227,6 @@ class Model:
 
     def _rows(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
         return dequantize(self._raw(name, start, stop), DType[self._file.tensors[name].type.name])
-
-
-def padded(n: int) -> int:
-    """The rows of a head for `n` logits, so that the sampler can sort them."""
-    return n if n <= LONGEST_SORT else -(-n // SORT_CHUNK) * SORT_CHUNK
 
 
 _DTYPES = {

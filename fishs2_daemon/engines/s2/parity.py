@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fishs2_daemon.engines.s2.codec import converted
 from fishs2_daemon.engines.s2.config import ModelConfig
 from fishs2_daemon.engines.s2.ggml import Backend
 from fishs2_daemon.engines.s2.ggml_type import GgmlType
@@ -29,6 +28,7 @@ from fishs2_daemon.engines.s2.parity_recorded import Array, Recorded
 from fishs2_daemon.engines.s2.parity_report import EXACT, ROUNDED, Report
 from fishs2_daemon.engines.s2.parity_text import compare_prompts, compare_tokens
 from fishs2_daemon.engines.s2.parity_transformers import compare_transformers
+from fishs2_daemon.engines.s2.placement import converted
 from fishs2_daemon.engines.s2.tokenizer import Tokenizer
 from fishs2_daemon.errors import EngineError
 

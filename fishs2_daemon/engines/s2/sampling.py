@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fishs2_daemon.engines.s2.ggml import GraphBuilder, Tensor
-from fishs2_daemon.engines.s2.model import LONGEST_SORT, SORT_CHUNK, Model, padded
+from fishs2_daemon.engines.s2.model import Model
+from fishs2_daemon.engines.s2.sizes import LONGEST_SORT, SORT_CHUNK, padded
 
 #: Candidates that are looked at; a larger top_k has no effect.
 RANKS = 32

@@ -9,7 +9,7 @@ others by that piece and no more. Pure bookkeeping: it knows no model, no thread
 from dataclasses import dataclass, field
 from enum import Enum
 
-from fishs2_daemon.engines.s2.slow import PREFILL_TOKENS
+from fishs2_daemon.engines.s2.sizes import PREFILL_TOKENS
 
 #: Sizes that a prompt is read in.
 PIECES = PREFILL_TOKENS
@@ -83,12 +83,16 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """The next round; nothing in it when there is nothing to do."""
-        speakers = tuple(seat for seat in self.seats if seat.stage is Stage.SPEAKING and not seat.is_held)
-        readers = [seat for seat in self.seats if seat.stage is Stage.READING]
+        speakers, readers = [], []
+        for seat in self.seats:
+            if seat.stage is Stage.SPEAKING and not seat.is_held:
+                speakers.append(seat)
+            elif seat.stage is Stage.READING:
+                readers.append(seat)
         if not readers:
-            return Plan(None, speakers)
+            return Plan(None, tuple(speakers))
         chosen = _first(readers)
-        return Plan((chosen, min(chosen.unread, self._piece(bool(speakers)))), speakers)
+        return Plan((chosen, min(chosen.unread, self._piece(bool(speakers)))), tuple(speakers))
 
     def has_read(self, seat: Seat, columns: int, seconds: float | None) -> None:
         """A piece was read, and took so long, where that was measured. Behind the last one the seat speaks."""

@@ -12,13 +12,12 @@ from fishs2_daemon.engines.s2.kv import Snapshot
 from fishs2_daemon.engines.s2.lower import LowerLayers
 from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.engines.s2.rope import RopeKind
+from fishs2_daemon.engines.s2.sizes import PREFILL_TOKENS
 from fishs2_daemon.engines.s2.stack import Stack
 from fishs2_daemon.errors import EngineError
 
-#: Tokens of a prefill's graphs on a GPU: a prompt is cut into the largest, its rest padded to the smallest that holds
-#: it. A processor's time grows with every column, and it builds a graph faster than it computes one: there it is padded
-#: to the next multiple of `_CPU_STEP`.
-PREFILL_TOKENS = (32, 64, 128, 256, 512)
+#: A processor's time grows with every column, and it builds a graph faster than it computes one: there a prompt's rest
+#: is padded to the next multiple of this, not to one of `PREFILL_TOKENS`.
 _CPU_STEP = 16
 
 #: As many as there are for eight slots; they share their memory.

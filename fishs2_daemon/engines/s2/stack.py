@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fishs2_daemon.engines.s2.ggml import DType, Graph, GraphBuilder, Tensor
-from fishs2_daemon.engines.s2.kv import CELLS, KvCache
+from fishs2_daemon.engines.s2.kv import KvCache
 from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.engines.s2.rope import Rope, RopeKind
+from fishs2_daemon.engines.s2.sizes import CELLS, cells_of
 from fishs2_daemon.engines.s2.transformer import Pass, Transformer
 
 
@@ -24,7 +25,7 @@ class Stack:
             model.backend,
             replace(config, layers=len(self.layers)),
             slots=slots,
-            cells=-(-(context + 1) // CELLS) * CELLS,
+            cells=cells_of(context),
             dtype=kv_type,
         )
         self._rope = Rope(model, config, rope, context)
@@ -62,7 +63,7 @@ class Stack:
         inputs = graph.inputs
         inputs["rows"][index] = slot * self.cache.cells + position
         inputs["positions"][index] = position
-        inputs["mask"][index, ..., position] = 0
+        inputs["mask"][index, 0, :, position] = 0
 
     def fill(self, graph: Graph, slot: int, start: int, x: npt.NDArray[np.float32]) -> None:
         """Tell a graph of one sequence that `x` [n, width] are the slot's tokens from `start` on, others nobody's."""

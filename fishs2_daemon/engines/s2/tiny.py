@@ -9,7 +9,7 @@ each value is exact in F16.
 import argparse
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from math import prod
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from fishs2_daemon.engines.s2.config import CodecTransformerConfig, ModelConfig
 from fishs2_daemon.engines.s2.ggml_type import GgmlType
 from fishs2_daemon.engines.s2.gguf import MetadataValue, TensorInfo
 from fishs2_daemon.engines.s2.gguf_writer import lay_out, write_gguf
-from fishs2_daemon.engines.s2.layout import expected_tensors
+from fishs2_daemon.engines.s2.quantisations import QUANTISATIONS, Mix, stored_tensors
 from fishs2_daemon.engines.s2.tiny_geometry import S2_PRO, SHAPES, TINY, Geometry
 
 __all__ = ["QUANTISATIONS", "S2_PRO", "SHAPES", "TINY", "Geometry", "Mix", "make_model", "metadata", "plan"]
@@ -33,30 +33,6 @@ _CHUNK = 1 << 22
 
 #: Spread of the logits: clear winners, and yet a tied head does not repeat the token it has just seen.
 _LOGIT_STD = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Mix:
-    """Most matrices are of type `base`. Those that an error harms most are of type `better`: the fast head and `w2`,
-    and `w2` and `wqkv` of about half of the slow layers, the first and the last eighth among them."""
-
-    base: GgmlType
-    better: GgmlType
-
-
-#: The variants of the public model by name. The mixtures are concluded from their sizes: with these, q8_0 and q4_k_m of
-#: S2 Pro's shape are both 224 bytes, of the header, larger than the published files, and the others as large as those.
-QUANTISATIONS: dict[str, GgmlType | Mix] = {
-    "f32": GgmlType.F32,
-    "f16": GgmlType.F16,
-    "bf16": GgmlType.BF16,
-    "q8_0": GgmlType.Q8_0,
-    "q6_k": GgmlType.Q6_K,
-    "q5_k_m": Mix(GgmlType.Q5_K, GgmlType.Q6_K),
-    "q4_k_m": Mix(GgmlType.Q4_K, GgmlType.Q6_K),
-    "q3_k": Mix(GgmlType.Q3_K, GgmlType.Q5_K),
-    "q2_k": Mix(GgmlType.Q2_K, GgmlType.Q5_K),
-}
 
 
 def make_model(
@@ -83,13 +59,7 @@ def make_model(
 
 def plan(config: ModelConfig, dtype: GgmlType | Mix) -> list[TensorInfo]:
     """The tensor table that `make_model` writes; offsets count from the start of the data."""
-
-    def type_of(name: str) -> GgmlType:
-        if not isinstance(dtype, Mix):
-            return dtype
-        return dtype.better if _harms_most(name, config.slow.layers) else dtype.base
-
-    return lay_out((name, shape, _stored(name, shape, type_of(name))) for name, shape in expected_tensors(config))
+    return lay_out(stored_tensors(config, dtype))
 
 
 def metadata(config: ModelConfig, dtype: GgmlType | Mix) -> dict[str, MetadataValue]:
@@ -171,31 +141,6 @@ def _transformer_metadata(prefix: str, stack: CodecTransformerConfig) -> dict[st
         f"{prefix}rope_freq_base": stack.rope_base,
         f"{prefix}layer_norm_rms_eps": stack.norm_eps,
     }
-
-
-def _harms_most(name: str, layers: int) -> bool:
-    if name == "fast_output.weight":
-        return True
-    stack, _, rest = name.partition(".")
-    number, _, matrix = rest.partition(".")
-    if stack == "fast_layers":
-        return matrix == "feed_forward.w2.weight"
-    if stack != "layers" or matrix not in ("feed_forward.w2.weight", "attention.wqkv.weight"):
-        return False
-    index, eighth = int(number), layers // 8
-    return index < eighth or index >= 7 * layers // 8 or (index - eighth) % 3 == 2
-
-
-def _stored(name: str, shape: tuple[int, ...], dtype: GgmlType) -> GgmlType:
-    if dtype in (GgmlType.F32, GgmlType.F16):
-        return dtype
-    if dtype.is_integer:
-        raise ValueError(f"weights are no {dtype.name}")
-    if name.startswith("c.") or len(shape) == 1:
-        return GgmlType.F16
-    if shape[0] % dtype.block_items:
-        raise ValueError(f"{dtype.name} takes {dtype.block_items} values at a time, and {name} has rows of {shape[0]}")
-    return dtype
 
 
 def _weights(info: TensorInfo, config: ModelConfig, seed: int) -> Iterator[npt.NDArray[np.float16]]:

@@ -1,11 +1,14 @@
 import html
 import json
 import re
+from typing import cast
 
 import pytest
 
+from adapters.openai import admin
 from adapters.openai.schemas import SpeechBody
 from adapters.openai.server import ROUTES
+from fishs2_daemon.reload import Reload
 from tests.adapters.openai.harness import Running, Start
 
 
@@ -21,7 +24,7 @@ async def test_the_document_names_every_url(running: Running) -> None:
     }
     served = {
         (re.sub(r"<\w+:path>", "{}", route.paths[0]), method)
-        for route in ROUTES
+        for route in (*ROUTES, admin.route(cast(Reload, None)))
         for method in route.methods
         if method != "HEAD" and route.handler.__module__ != "adapters.openai.docs"
     }

@@ -68,7 +68,7 @@ async def test_voices_of_the_engine_are_marked(running: Running) -> None:
     body = json.loads((await running.request("GET", "/v1/audio/voices/anna")).body)
     assert body == {
         "id": "anna", "voice_id": "anna", "name": "Anna", "object": "voice", "type": "engine", "created": 0,
-        "created_at": 0, "files": [], "model": None, "language": "en-GB", "prompt_text": None,
+        "created_at": 0, "files": [], "model": None, "language": "en-GB", "languages": ["en-GB"], "prompt_text": None,
     }  # fmt: skip
     await upload(running, voice_id="anna")
     assert await names(running) == ["anna", "echo"]

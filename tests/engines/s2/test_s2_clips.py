@@ -262,13 +262,6 @@ def test_clips_that_are_not_what_was_meant(encoder: Counted, tmp_path: Path) -> 
     assert not clips._kept
 
 
-def test_a_file_too_large_is_not_read(encoder: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fishs2_daemon.engines.s2.clips._LARGEST_CLIP_BYTES", 100)
-    clip = recording(tmp_path / "voice.wav")
-    with pytest.raises(EngineError, match=r"voice\.wav: too large"):
-        codes_of(encoder).reference(clip)
-
-
 @pytest.mark.parametrize(
     ("codes", "says"),
     [

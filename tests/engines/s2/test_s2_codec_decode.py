@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fishs2_daemon.engines.s2.codec import Decoder, converted
+from fishs2_daemon.engines.s2.codec import Decoder
 from fishs2_daemon.engines.s2.codec.window_attention import Rope
 from fishs2_daemon.engines.s2.ggml import Backend, GraphBuilder
 from fishs2_daemon.engines.s2.ggml_type import GgmlType
 from fishs2_daemon.engines.s2.model import Model
+from fishs2_daemon.engines.s2.placement import converted
 from fishs2_daemon.engines.s2.tiny import TINY, Geometry, make_model
 from fishs2_daemon.errors import EngineError
 from tests.engines.s2 import reference

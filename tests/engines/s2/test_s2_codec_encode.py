@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fishs2_daemon.engines.s2.codec import Decoder, Encoder, converted
+from fishs2_daemon.engines.s2.codec import Decoder, Encoder
 from fishs2_daemon.engines.s2.codec.window_attention import Rope
 from fishs2_daemon.engines.s2.ggml import Backend
 from fishs2_daemon.engines.s2.ggml_type import GgmlType
 from fishs2_daemon.engines.s2.model import Model
+from fishs2_daemon.engines.s2.placement import converted
 from fishs2_daemon.engines.s2.tiny import TINY, make_model
 from fishs2_daemon.errors import EngineError
 from tests.engines.s2 import reference

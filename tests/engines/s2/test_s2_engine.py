@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from openai import AsyncOpenAI
 from wyoming.client import AsyncTcpClient
+from wyoming.info import Info
 from wyoming.tts import Synthesize, SynthesizeVoice
 
 from adapters.openai.server import HttpDoor
@@ -29,6 +30,7 @@ from fishs2_daemon.service import SpeechService
 from fishs2_daemon.sockets import listen_tcp
 from fishs2_daemon.speech import EngineState, SamplingOverrides, SpeechRequest
 from fishs2_daemon.worker.pool import WorkerPool
+from fishs2_daemon.wyoming_server.info import info_event
 from fishs2_daemon.wyoming_server.server import WyomingServer
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -94,6 +96,14 @@ async def test_it_speaks_whole_frames_at_the_model_s_rate_the_same_each_time(fol
         assert any(audio)
         assert is_same(await spoken(service, "Hello there."), audio)
         assert not is_same(await spoken(service, "Something else."), audio)
+
+
+async def test_home_assistant_is_offered_the_languages_that_are_set_and_not_all_of_the_model_s(folder: Path) -> None:
+    async with speaking(folder, languages="de,en") as (service, supervisor):
+        engine = await supervisor.ready(60)
+        assert len(engine.voices[0].languages) > 2
+        (program,) = Info.from_event(info_event(service)).tts
+        assert {tag for voice in program.voices for tag in voice.languages} == {"de", "en"}
 
 
 async def test_the_first_block_leaves_before_the_answer_is_whole(folder: Path) -> None:
@@ -236,11 +246,13 @@ async def test_a_file_that_is_not_there_is_named(folder: Path, tmp_path: Path, m
             await spoken(service, "Hello.")
 
 
-async def test_a_backend_that_it_does_not_know_is_refused_with_those_it_does(folder: Path) -> None:
-    options = EngineOptions(str(folder / "model.gguf"), str(folder / "tokenizer.json"), backend="vulkan")
+async def test_a_backend_that_it_does_not_have_is_what_auto_would_be(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = EngineOptions(str(folder / "model.gguf"), str(folder / "tokenizer.json"), backend="vulkan", slots=1)
     engine = S2Engine(options)
-    with pytest.raises(EngineError, match="allowed: auto, cuda, cpu"):
-        await engine.load(lambda what, fraction: None)
+    assert "thread" in (await engine.load(lambda what, fraction: None)).device
+    assert caplog.text.count("FISHS2_BACKEND=vulkan") == 1
     await engine.close()
 
 

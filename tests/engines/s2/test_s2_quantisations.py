@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fishs2_daemon.engines.s2.codec import Decoder, converted
+from fishs2_daemon.engines.s2.codec import Decoder
 from fishs2_daemon.engines.s2.generator import Generator
 from fishs2_daemon.engines.s2.ggml import Backend, DType, dequantize
 from fishs2_daemon.engines.s2.ggml_type import GgmlType
 from fishs2_daemon.engines.s2.gguf import GgufFile, TensorInfo
 from fishs2_daemon.engines.s2.gguf_writer import write_gguf
 from fishs2_daemon.engines.s2.model import Model
+from fishs2_daemon.engines.s2.placement import converted
 from fishs2_daemon.engines.s2.sampling import Sampling
 from fishs2_daemon.engines.s2.tiny import QUANTISATIONS, TINY, make_model, metadata, plan
 

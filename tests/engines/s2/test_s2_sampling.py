@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fishs2_daemon.engines.s2.ggml import Backend, DType, GraphBuilder
-from fishs2_daemon.engines.s2.model import Model, padded
+from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.engines.s2.noise import Noise
 from fishs2_daemon.engines.s2.sampling import (
     RANKS,
@@ -19,6 +19,7 @@ from fishs2_daemon.engines.s2.sampling import (
     limits,
     replace_repeated,
 )
+from fishs2_daemon.engines.s2.sizes import padded
 from tests.engines.s2.reference.sampling import Sampling, draw, draw_margin, probabilities
 
 GOLDEN = Path(__file__).parents[2] / "golden"

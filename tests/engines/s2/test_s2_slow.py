@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from fishs2_daemon.engines.s2 import kv
 from fishs2_daemon.engines.s2.config import ModelConfig
 from fishs2_daemon.engines.s2.ggml import Backend, DType
 from fishs2_daemon.engines.s2.ggml_type import GgmlType
@@ -108,17 +109,36 @@ def test_any_geometry_equals_the_reference(
     assert far(trace.fast_input, wanted.fast_input) < 1e-4
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_pieces_equal_the_whole(backend: Backend, fused: bool) -> None:
+@pytest.mark.parametrize("attention", ["one kernel", "values by head", "values by position"])
+def test_pieces_equal_the_whole(backend: Backend, monkeypatch: pytest.MonkeyPatch, attention: str) -> None:
+    if attention == "values by head":
+        monkeypatch.setattr(kv, "is_fused", lambda *given: False)
     with Model.load(GOLDEN / "tiny-f32.gguf", backend, im_end=META["im_end"]) as model:
         columns, slow = random_prompt(model.config, 700), slow_of(model)
-        slow.cache.fused = fused
+        slow.cache.fused = attention == "one kernel"
         whole, at = slow.trace(1, columns).hidden[-40:], 0
         for length in (1, 31, 33, 150, 445):
             slow.prefill(0, columns[:, at : at + length], at)
             at += length
         assert far(slow.trace(0, columns[:, at:], at).hidden, whole) < 2e-5
         assert far(slow.trace(1, columns[:, 660:], 660).hidden, whole) < 2e-5
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_copy_is_as_good_as_what_was_read(backend: Backend, monkeypatch: pytest.MonkeyPatch, fused: bool) -> None:
+    """In another slot, with something else in this one."""
+    monkeypatch.setattr(kv, "is_fused", lambda *given: fused)
+    with Model.load(GOLDEN / "tiny-f32.gguf", backend, im_end=META["im_end"]) as model:
+        columns, slow = random_prompt(model.config, 300), slow_of(model)
+        wanted = slow.trace(0, columns[:, 260:], 260).hidden
+        slow.prefill(0, columns)
+        whole = slow.trace(0, columns[:, 260:], 260).hidden
+        assert far(whole, wanted) > 1e-2
+        snapshot = slow.save(0, 260)
+        slow.prefill(0, columns[:, ::-1])
+        slow.load(1, snapshot)
+        snapshot.close()
+        assert far(slow.trace(1, columns[:, 260:], 260).hidden, whole) < 2e-5
 
 
 #: Largest rms relative distance of a quantised file's logits from the same file's in F32, with random weights.

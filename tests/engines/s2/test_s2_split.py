@@ -17,8 +17,8 @@ from fishs2_daemon.engines.s2.codec import Decoder
 from fishs2_daemon.engines.s2.engine import S2Engine
 from fishs2_daemon.engines.s2.generator import Generator
 from fishs2_daemon.engines.s2.ggml import Backend, GraphBuilder, Store
-from fishs2_daemon.engines.s2.lower import lower_skips, upper_skips
 from fishs2_daemon.engines.s2.model import Model
+from fishs2_daemon.engines.s2.placement import lower_skips, upper_skips
 from fishs2_daemon.engines.s2.tiny import TINY, make_model
 from fishs2_daemon.errors import EngineError
 from fishs2_daemon.text.phrase import Phrase
@@ -274,7 +274,7 @@ async def spoken(options: EngineOptions) -> bytes:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor that says that it is one."""
 
-    def opened(options: EngineOptions, share: int = 1) -> Backend:
+    def opened(device: str, options: EngineOptions, share: int) -> Backend:
         backend = Backend.open("cpu", threads=1)
         backend.device = "cuda:0"
         return backend

@@ -1,7 +1,7 @@
 """The codec: `Decoder` makes sound of codes, frame by frame; `Encoder` makes codes of sound.
 
     convolution  convnext  window_attention  quantizer     the parts
-    weights                                                which of them the codec converts
+    weights                                                those that the codec converts
     passes                                                 one graph over some frames of some streams
     streams                                                the graphs, and the streams that they move on
     state                                                  what a stream carries from pass to pass
@@ -11,6 +11,5 @@ Numbers in these files are sections of the notes on the model that this engine w
 
 from fishs2_daemon.engines.s2.codec.decoder import Decoder, DecoderStream
 from fishs2_daemon.engines.s2.codec.encoder import Encoder
-from fishs2_daemon.engines.s2.codec.weights import converted, decoder_skips, encoder_skips, of_encoder
 
-__all__ = ["Decoder", "DecoderStream", "Encoder", "converted", "decoder_skips", "encoder_skips", "of_encoder"]
+__all__ = ["Decoder", "DecoderStream", "Encoder"]

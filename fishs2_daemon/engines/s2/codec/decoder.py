@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fishs2_daemon.engines.s2.codec.convnext import ConvNext
 from fishs2_daemon.engines.s2.codec.convolution import Convolution, ResidualUnit, Snake, TransposedConvolution
-from fishs2_daemon.engines.s2.codec.passes import FRAME_COUNTS, Pass, frames_at_once
+from fishs2_daemon.engines.s2.codec.passes import Pass, frames_at_once
 from fishs2_daemon.engines.s2.codec.quantizer import Codebooks
 from fishs2_daemon.engines.s2.codec.state import StateLayout
 from fishs2_daemon.engines.s2.codec.streams import Streams
@@ -17,6 +17,7 @@ from fishs2_daemon.engines.s2.codec.window_attention import Rope, WindowTransfor
 from fishs2_daemon.engines.s2.ggml import Backend, Tensor
 from fishs2_daemon.engines.s2.layout import DILATIONS
 from fishs2_daemon.engines.s2.model import Model
+from fishs2_daemon.engines.s2.sizes import FRAME_COUNTS
 from fishs2_daemon.errors import EngineError
 
 Codes = npt.NDArray[np.integer[Any]]

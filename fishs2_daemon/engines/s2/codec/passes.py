@@ -9,9 +9,7 @@ import numpy as np
 
 from fishs2_daemon.engines.s2.codec.state import History
 from fishs2_daemon.engines.s2.ggml import Backend, DType, GraphBuilder, Store, Tensor
-
-#: Frames that one pass takes, of all streams together: more gain nothing on a processor, whose caches they exceed.
-FRAME_COUNTS = (8, 4, 2, 1)
+from fishs2_daemon.engines.s2.sizes import FRAME_COUNTS
 
 
 def frames_at_once(frames: int, streams: int) -> int:

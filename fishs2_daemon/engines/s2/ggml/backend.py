@@ -26,6 +26,7 @@ class Event:
         """Use `Backend.event`."""
         native = backend.native
         self._backend = backend
+        self._may_run_on = backend.device != "cpu"
         pointer = native.ggml_backend_event_new(device)
         self._pointer = native.ffi.gc(pointer, native.ggml_backend_event_free) if pointer != native.ffi.NULL else None
 
@@ -37,7 +38,7 @@ class Event:
     def wait(self) -> None:
         if self._pointer is not None:
             self._backend.native.ggml_backend_event_synchronize(self._pointer)
-        else:
+        elif self._may_run_on:
             self._backend.synchronize()
 
     def close(self) -> None:
@@ -67,15 +68,15 @@ class Backend:
 
     @classmethod
     def open(cls, name: str = "auto", *, threads: int | None = None) -> "Backend":
-        """Open "cpu", "cuda", "cuda:N", or with "auto" the first GPU, and the processor where there is none.
+        """Open "cpu", "cuda", "cuda:N", or with "auto" or "auto:N" that GPU, and the processor where there is none.
 
         `threads` counts for the processor only; None takes `default_threads()`.
         Raises `EngineError` when the device does not exist or ggml is not installed.
         """
         native = library()
         kind, _, number = name.partition(":")
-        if kind == "auto" and not number:
-            return cls.open("cuda" if _gpu_count(native) else "cpu", threads=threads)
+        if kind == "auto" and (not number or number.isdecimal()):
+            return cls.open(f"cuda:{number or 0}" if _gpu_count(native) else "cpu", threads=threads)
         if kind == "cuda" and (not number or number.isdecimal()):
             return cls._open_cuda(native, int(number or 0))
         if name != "cpu":

@@ -1,6 +1,8 @@
 """A graph: built once, allocated once, run many times."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -133,7 +135,7 @@ class Graph:
         self._arena = arena or Arena(backend)
         self._place_inputs(inputs)
         self._limits = [
-            (key, self.inputs[key], row_limits[value.tensor.storage])
+            (key, self.inputs[key].reshape(-1).data, row_limits[value.tensor.storage])
             for key, value in inputs.items()
             if value.tensor.storage in row_limits
         ]
@@ -173,15 +175,13 @@ class Graph:
         Raises `EngineError` when an index input names no row of its table.
         """
         self._check_open()
+        # Not by numpy, whose code is no longer in the processor's caches when a frame was computed.
         for name, values, limit in self._limits:
-            if values.min() < 0 or values.max() >= limit:
-                raise EngineError(f"{self.name}: input {name} holds {values.min()}..{values.max()} for {limit} rows")
-        backend = self._backend.pointer
-        if self._staging.size:
-            # In the stream of the computation: a plain upload takes another one and is not ordered with it.
-            self._native.ggml_backend_tensor_set_async(backend, self._blob, self._bytes, 0, self._staging.size)
-        status = self._native.ggml_backend_graph_compute_async(backend, self._graph)
-        if status:
+            if min(values) < 0 or max(values) >= limit:
+                raise EngineError(f"{self.name}: input {name} holds {min(values)}..{max(values)} for {limit} rows")
+        if self._upload:
+            self._upload()
+        if status := self._compute():
             raise EngineError(f"{self.name}: computing on {self._backend.device} failed with status {status}")
 
     def read(self, name: str) -> NDArray[Any]:
@@ -214,20 +214,23 @@ class Graph:
             starts.append(total)
             total += -(-value.tensor.n_bytes // _INPUT_ALIGNMENT) * _INPUT_ALIGNMENT
         self._staging = self._arena.values(total)
-        self._bytes = ffi.from_buffer(self._staging)
+        self._upload: Callable[[], object] | None = None
         if not total:
             return
         buffer = self._arena.inputs(total)
         if buffer == ffi.NULL:
             raise self._out_of_memory()
         base = ffi.cast("char *", native.ggml_backend_buffer_get_base(buffer))
-        self._blob = native.ggml_new_tensor_4d(self._contexts.room(), int(DType.I8), total, 1, 1, 1)
-        native.ggml_backend_tensor_alloc(buffer, self._blob, base)
+        blob = native.ggml_new_tensor_4d(self._contexts.room(), int(DType.I8), total, 1, 1, 1)
+        native.ggml_backend_tensor_alloc(buffer, blob, base)
+        # In the stream of the computation: a plain upload takes another one and is not ordered with it.
+        values = ffi.from_buffer(self._staging)
+        self._upload = partial(native.ggml_backend_tensor_set_async, self._backend.pointer, blob, values, 0, total)
         for start, (name, value) in zip(starts, inputs.items(), strict=True):
             tensor = value.tensor
             native.ggml_backend_tensor_alloc(buffer, tensor.pointer, base + start)
-            values = np.frombuffer(self._staging, tensor.dtype.numpy, tensor.n_elements, start)
-            self.inputs[name] = values.reshape(tuple(reversed(value.shape)))
+            array = np.frombuffer(self._staging, tensor.dtype.numpy, tensor.n_elements, start)
+            self.inputs[name] = array.reshape(tuple(reversed(value.shape)))
 
     def _order(self, nodes: list[Node], n_leaves: int) -> None:
         native = self._native
@@ -240,11 +243,15 @@ class Graph:
         if not self._arena.place(self._graph):
             raise self._out_of_memory()
         self._generation = self._arena.generation
+        self._compute = partial(native.ggml_backend_graph_compute_async, self._backend.pointer, self._graph)
         if self._shared is None:
             self.n_bytes += self._arena.n_bytes
 
     def _check_open(self) -> None:
-        if self._closed or self.stale or not all(store.ready for store in self._stores):
+        is_open = not (self._closed or self.stale or self._backend.closed)
+        for store in self._stores:
+            is_open = is_open and store.ready
+        if not is_open:
             raise EngineError(f"{self.name}: the graph, or a store that it uses, is closed")
 
     def _out_of_memory(self) -> EngineError:

@@ -16,6 +16,7 @@ from typing import Any
 
 import cffi
 
+from fishs2_daemon.engines.ggml_environment import set_environment
 from fishs2_daemon.engines.s2.ggml.cdef import DECLARATIONS
 from fishs2_daemon.engines.s2.ggml.dtypes import DType
 from fishs2_daemon.engines.s2.ggml.logs import route_log
@@ -26,15 +27,11 @@ VERSION = "0.15.3"
 _INSTALL = "install it with: pip install ggml-python==0.0.45"
 _BASE, _CPU, _CUDA = "libggml-base.so", "libggml-cpu.so", "libggml-cuda.so"
 
-#: In this order: the second needs the first.
-_CUBLAS = ("libcublasLt.so", "libcublas.so")
+#: What a CUDA build is linked against, in this order: the last needs the one before.
+_CUDA_RUNTIME = ("libcudart.so", "libcublasLt.so", "libcublas.so")
 
-#: With the default (spin), threads of a busy machine wait for each other: a frame of 46 ms took up to 1.8 s.
-_ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "passive",
-    # A failed assertion would start a debugger on the process before it ends.
-    "GGML_NO_BACKTRACE": "1",
-}
+#: The linker names the first that it misses, with its release.
+_MISSING = re.compile(r"lib(cudart|cublas(?:Lt)?)\.so\.(\d+)")
 
 
 class Library:
@@ -47,8 +44,7 @@ class Library:
         self.folder = folder
         self.ffi: Any = cffi.FFI()
         self.ffi.cdef(DECLARATIONS)
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        set_environment()
         self._parts = [self._open(_BASE), self._open(_CPU)]
         self._check()
         self.cuda_reason = self._open_cuda()
@@ -80,8 +76,8 @@ class Library:
         try:
             part = self.ffi.dlopen(str(path), os.RTLD_NOW | os.RTLD_GLOBAL)
         except OSError as missing:
-            # Only now: a system's own cuBLAS is the better one.
-            _preload_cublas(str(missing))
+            # Only now: a system's own libraries are the better ones.
+            _preload_cuda(str(missing))
             try:
                 part = self.ffi.dlopen(str(path), os.RTLD_NOW | os.RTLD_GLOBAL)
             except OSError as error:
@@ -129,16 +125,16 @@ def _installed() -> Path:
     return Path(spec.origin).parent / "lib"
 
 
-def _preload_cublas(error: str) -> None:
-    """Load the cuBLAS that an error of the dynamic linker misses from the `nvidia-cublas` wheel, if it is there.
+def _preload_cuda(error: str) -> None:
+    """Load what an error of the dynamic linker misses of CUDA from NVIDIA's wheels, as far as they are there.
 
-    The wheel's folder is none where the linker looks; what is loaded already it takes from anywhere.
+    The wheels' folders are none where the linker looks; what is loaded already it takes from anywhere.
     """
-    missing = re.search(r"libcublas(?:Lt)?\.so\.(\d+)", error)
+    missing = _MISSING.search(error)
     if not missing:
         return
-    for name in _CUBLAS:
-        pattern = f"nvidia/*/lib/{name}.{missing[1]}"
+    for name in _CUDA_RUNTIME:
+        pattern = f"nvidia/*/lib/{name}.{missing[2]}"
         for path in [path for entry in sys.path if entry for path in Path(entry).glob(pattern)]:
             try:
                 ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
@@ -150,4 +146,12 @@ def _preload_cublas(error: str) -> None:
 def _reason(error: OSError) -> str:
     """The linker's own words, without what cffi says about its search, and with what helps."""
     text = (str(error).splitlines() or ["unknown reason"])[0].split(".  Additionally")[0]
-    return f"{text}; install it with: pip install nvidia-cublas" if "libcublas" in text else text
+    if "libcuda.so" in text:
+        return f"{text}; it comes with NVIDIA's driver"
+    missing = _MISSING.search(text)
+    if not missing:
+        return text
+    package = "nvidia-cuda-runtime" if missing[1] == "cudart" else "nvidia-cublas"
+    # NVIDIA put the release into the packages' names up to 12.
+    package += f"-cu{missing[2]}" if int(missing[2]) <= 12 else ""
+    return f"{text}; install it with: pip install {package}"

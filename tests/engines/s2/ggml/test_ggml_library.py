@@ -106,21 +106,45 @@ def test_a_cuda_library_that_cannot_load_leaves_the_processor(fake: Path) -> Non
     assert "EngineError: CUDA cannot be used: the CUDA backend cannot be loaded" in text
 
 
-def test_cublas_of_the_wheel_is_loaded_when_the_linker_misses_it(
+def test_cuda_s_libraries_of_the_wheels_are_loaded_when_the_linker_misses_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[tuple[str, int]] = []
-    monkeypatch.setattr("ctypes.CDLL", lambda path, mode: loaded.append((Path(path).name, mode)))
+    monkeypatch.setattr("ctypes.CDLL", lambda path, mode: loaded.append((str(Path(path).relative_to(tmp_path)), mode)))
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    for release, folder in (("12", "cublas"), ("13", "cu13")):
-        for name in ("libcublas.so", "libcublasLt.so"):
-            file = tmp_path / "nvidia" / folder / "lib" / f"{name}.{release}"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
-    library._preload_cublas("libcublas.so.13: cannot open shared object file")
-    assert loaded == [("libcublasLt.so.13", ctypes.RTLD_GLOBAL), ("libcublas.so.13", ctypes.RTLD_GLOBAL)]
-    library._preload_cublas("libcuda.so.1: cannot open shared object file")
-    assert len(loaded) == 2
+    of_12 = ["nvidia/cuda_runtime/lib/libcudart.so.12", "nvidia/cublas/lib/libcublasLt.so.12"]
+    of_12.append("nvidia/cublas/lib/libcublas.so.12")
+    of_13 = [f"nvidia/cu13/lib/{name}.so.13" for name in ("libcudart", "libcublasLt", "libcublas")]
+    for name in of_12 + of_13:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    library._preload_cuda("libcublas.so.13: cannot open shared object file")
+    assert loaded == [(name, ctypes.RTLD_GLOBAL) for name in of_13]
+    loaded.clear()
+    library._preload_cuda("libcudart.so.12: cannot open shared object file")
+    assert loaded == [(name, ctypes.RTLD_GLOBAL) for name in of_12]
+    loaded.clear()
+    library._preload_cuda("libcuda.so.1: cannot open shared object file")
+    assert loaded == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "advice"),
+    [
+        ("libcublas.so.13", "; install it with: pip install nvidia-cublas"),
+        ("libcublasLt.so.12", "; install it with: pip install nvidia-cublas-cu12"),
+        ("libcudart.so.13", "; install it with: pip install nvidia-cuda-runtime"),
+        ("libcudart.so.12", "; install it with: pip install nvidia-cuda-runtime-cu12"),
+        ("libcuda.so.1", "; it comes with NVIDIA's driver"),
+        ("libm.so.6", ""),
+    ],
+)
+def test_a_library_that_is_missing_comes_with_where_it_is_from(missing: str, advice: str) -> None:
+    words = f"cannot load library 'x.so': {missing}: cannot open shared object file.  Additionally, ctypes..."
+    assert (
+        library._reason(OSError(words))
+        == f"cannot load library 'x.so': {missing}: cannot open shared object file{advice}"
+    )
 
 
 def test_no_message_of_ggml_outlives_the_interpreter(kit) -> None:

@@ -1,0 +1,16 @@
+"""What ggml is told before it is loaded, whoever brings it."""
+
+import os
+
+_VARIABLES = {
+    # With the default (spin), threads of a busy machine wait for each other: a frame of 46 ms took up to 1.8 s.
+    "OMP_WAIT_POLICY": "passive",
+    # A failed assertion would start a debugger on the process before it ends.
+    "GGML_NO_BACKTRACE": "1",
+}
+
+
+def set_environment() -> None:
+    """Unless the owner has set them."""
+    for name, value in _VARIABLES.items():
+        os.environ.setdefault(name, value)

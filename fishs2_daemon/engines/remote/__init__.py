@@ -1,0 +1,8 @@
+"""OpenAI-style speech servers as the engine: one or many, on machines that have what this one lacks.
+
+engine ── phrases ── what is asked in one go                  ahead    what has come before it was wanted
+  │
+choice ── upstream ── client ── body, sse                     breaker  whether a server is asked at all
+             │
+          manner, request, clips, listing, key                what it is asked, and how it wants to be asked
+"""

@@ -1,0 +1,207 @@
+"""The pool with real worker processes: one that rests and comes back, one that another takes over from."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fishs2_daemon import configuration
+from fishs2_daemon.engines.base import Utterance
+from fishs2_daemon.errors import EngineUnavailable, Loading
+from fishs2_daemon.metrics import Metrics
+from fishs2_daemon.settings import Settings
+from fishs2_daemon.speech import EngineState
+from fishs2_daemon.worker.pool import WorkerPool
+from fishs2_daemon.worker.supervisor import Supervisor
+from tests.worker.harness import PROGRAM, Phrases, say
+
+#: It shows its options by its slots: as many as they ask for, three where they ask for none.
+LOAD = "global INFO; import dataclasses; INFO = dataclasses.replace(INFO, slots=self.options.slots or 3)"
+
+Employ = Callable[..., AbstractAsyncContextManager[WorkerPool]]
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return configuration.load(queue_timeout_s=5, engine="s2", idle_timeout_s=5)
+
+
+@pytest.fixture
+def employ(tmp_path: Path, settings: Settings) -> Employ:
+    @asynccontextmanager
+    async def begin(*, load: str = "pass", speak: str = "pass") -> AsyncIterator[WorkerPool]:
+        script = tmp_path / "worker.py"
+        program = PROGRAM.replace("pass", "self.options = options", 1).replace(
+            "{load}", f"options = self.options; {LOAD}; {load}"
+        )
+        script.write_text(program.replace("{speak}", speak).replace('"test"] =', '"s2"] ='))
+        pool = WorkerPool("s2", settings, Metrics(), command=(sys.executable, str(script)))
+        running = asyncio.create_task(pool.run())
+        try:
+            yield pool
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    return begin
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+# Rest
+
+
+async def test_a_pool_without_work_gives_its_memory_back_and_the_next_text_loads_it(
+    employ: Employ, settings: Settings
+) -> None:
+    settings.idle_unload = 0.3
+    async with employ() as pool:
+        engine = await pool.ready(10)
+        process = psutil.Process(pool.pid)
+        assert await say(pool, "abc") == 3
+        await until(lambda: pool.state is EngineState.UNLOADED)
+        await until(lambda: not process.is_running())
+        assert pool.pid is None
+        assert pool.is_live
+        assert pool.engine == engine, "doors go on telling what there is"
+        assert "the next request loads it" in pool.detail
+        assert await say(pool, "abcd") == 4
+        assert pool.state is EngineState.READY
+        await until(lambda: pool.state is EngineState.UNLOADED)
+        assert (await pool.ready(10)) == engine
+
+
+async def test_a_pool_does_not_rest_while_it_speaks_or_loads(employ: Employ, settings: Settings) -> None:
+    settings.idle_unload = 0.2
+    states: set[EngineState] = set()
+    async with employ(load="await asyncio.sleep(0.6)", speak="await asyncio.sleep(0.3)") as pool:
+
+        async def watch() -> None:
+            while True:
+                states.add(pool.state)
+                await asyncio.sleep(0.01)
+
+        watching = asyncio.create_task(watch())
+        assert await say(pool, *["abc"] * 4) == 12
+        watching.cancel()
+    assert EngineState.UNLOADED not in states
+
+
+async def test_without_the_setting_it_never_rests(employ: Employ) -> None:
+    async with employ() as pool:
+        await pool.ready(10)
+        pid = pool.pid
+        await asyncio.sleep(1.5)
+        assert pool.pid == pid
+
+
+async def test_texts_that_come_as_it_goes_to_rest_are_all_spoken(employ: Employ, settings: Settings) -> None:
+    settings.idle_unload = 0.05
+    async with employ() as pool:
+        for pause_s in (0.0, 0.03, 0.05, 0.06, 0.08, 0.2):
+            await asyncio.sleep(pause_s)
+            await pool.ready(10)
+            assert await asyncio.gather(say(pool, "abc"), say(pool, "defg")) == [3, 4]
+
+
+async def test_one_that_does_not_come_back_in_time_is_a_clear_error(employ: Employ, settings: Settings) -> None:
+    settings.idle_unload = 0.2
+    slow_again = "import pathlib; seen = pathlib.Path('seen'); again = seen.exists(); seen.touch()"
+    async with employ(load=f"{slow_again}; await asyncio.sleep(3 if again else 0)") as pool:
+        await pool.ready(10)
+        await until(lambda: pool.state is EngineState.UNLOADED)
+        with pytest.raises(Loading, match="not ready yet"):
+            await pool.ready(0.3)
+
+
+# Taking over
+
+
+async def test_another_takes_over_once_it_is_ready_and_nothing_is_cut(employ: Employ, settings: Settings) -> None:
+    async with employ(load="await asyncio.sleep(0.5)", speak="await asyncio.sleep(0.2)") as pool:
+        await pool.ready(10)
+        old = psutil.Process(pool.pid)
+        long = asyncio.create_task(say(pool, *["abc"] * 12))
+        await asyncio.sleep(0.1)
+        fresh = settings.model_copy(update={"slots": 5})
+        prepared: list[int | None] = []
+
+        async def prepare(members: Sequence[Supervisor]) -> None:
+            prepared.extend(member.pid for member in members)
+            assert pool.pid == old.pid
+
+        switching = asyncio.create_task(pool.switch("s2", fresh, prepare))
+        heard = 0
+        while not switching.done():
+            heard += await say(pool, "x")
+            assert pool.state is EngineState.READY
+        await switching
+        assert heard
+        assert prepared == [pool.pid]
+        assert pool.engine is not None
+        assert pool.engine.slots == 5
+        assert pool.pid != old.pid
+        assert old.is_running()
+        assert await say(pool, "new") == 3
+        assert await long == 36, "what the old one speaks, it speaks to its end"
+        await until(lambda: not old.is_running())
+
+
+async def test_one_that_does_not_start_changes_nothing(employ: Employ, settings: Settings) -> None:
+    load = "import fishs2_daemon.errors as e\n        if self.options.slots == 7: raise e.EngineError('needs 9 GB')"
+    async with employ(load=load) as pool:
+        await pool.ready(10)
+        pid = pool.pid
+        with pytest.raises(EngineUnavailable, match="needs 9 GB"):
+            await pool.switch("s2", settings.model_copy(update={"slots": 7}))
+        assert pool.pid == pid
+        assert pool.detail == "test is ready, 1 voices"
+        assert await say(pool, "abc") == 3
+        workers = [child for child in psutil.Process().children() if "worker.py" in str(child.cmdline())]
+        assert [worker.pid for worker in workers] == [pid]
+
+
+async def test_a_worker_that_is_restarted_has_the_options_it_had(employ: Employ, settings: Settings) -> None:
+    async with employ() as pool:
+        await pool.ready(10)
+        settings.slots = 6  # not taken over: nobody switched
+        psutil.Process(pool.pid).kill()
+        await until(lambda: pool.pid is None)
+        assert (await pool.ready(10)).slots == 3
+
+
+async def test_one_that_rests_is_replaced_by_one_that_is_awake(employ: Employ, settings: Settings) -> None:
+    settings.idle_unload = 0.2
+    async with employ() as pool:
+        await pool.ready(10)
+        await until(lambda: pool.state is EngineState.UNLOADED)
+        settings.idle_unload = 0.0
+        await pool.switch("s2", settings.model_copy(update={"slots": 5}))
+        assert pool.state is EngineState.READY
+        assert (await pool.ready(1)).slots == 5
+
+
+async def test_each_gpu_has_a_worker_and_the_idle_one_speaks(employ: Employ, settings: Settings) -> None:
+    settings.gpu_device = [0, 1]
+    async with employ(speak="await asyncio.sleep(0.3)") as pool:
+        await pool.ready(10)
+        await until(lambda: all(member.pid for member in pool.members))
+        assert pool.engine is not None
+        assert pool.engine.slots == 6
+        first = pool.speak(Utterance("v", Phrases("abc", "def")))
+        async with aclosing(first):
+            await anext(first)
+            assert sorted(member.running for member in pool.members) == [0, 1]
+            second = asyncio.create_task(say(pool, "abc"))
+            await asyncio.sleep(0.1)
+            assert [member.running for member in pool.members] == [1, 1]
+            await second
+        assert [member.running for member in pool.members] == [0, 0]
