@@ -1,15 +1,8 @@
 """Who needs which libraries: the extras that run.py installs for the engine that will speak."""
 
-from pathlib import Path
-
 import pytest
 
-from tests.launcher import Box
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Box:
-    return Box(tmp_path)
+from tests.run.project import Box
 
 
 @pytest.mark.parametrize(

@@ -6,41 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from fishs2_daemon.settings import Settings
-from tests.launcher import FILES, ROOT, Project, own_environment
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
-
-
-@pytest.fixture
-def ready(project: Project) -> Project:
-    project.stamp("preview", "s2", "test")
-    return project
-
-
-@pytest.fixture
-def processes() -> Iterator[Callable[[subprocess.Popen[str]], subprocess.Popen[str]]]:
-    """Ends what a test started and did not end itself."""
-    started: list[subprocess.Popen[str]] = []
-
-    def watch(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
-        started.append(process)
-        return process
-
-    yield watch
-    for process in started:
-        process.kill()
-        process.communicate()
-
+from tests.run.project import FILES, ROOT, Project, own_environment
 
 # Before anything else
 

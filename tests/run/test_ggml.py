@@ -9,14 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.launcher import Box, Result
+from tests.run.project import Box, Result
 
 CUDA_FLAGS = "-DGGML_LLAMAFILE=ON -DGGML_CUDA=ON -DGGML_CUDA_GRAPHS=ON -DGGML_CUDA_NCCL=OFF"
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Box:
-    return Box(tmp_path)
 
 
 def test_a_backend_that_is_asked_for_is_built_once(box: Box) -> None:

@@ -5,43 +5,16 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.launcher import Project
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
-
-
-@pytest.fixture
-def ready(project: Project) -> Project:
-    project.stamp("preview", "s2", "test")
-    return project
-
-
-@pytest.fixture
-def processes() -> Iterator[Callable[[subprocess.Popen[str]], subprocess.Popen[str]]]:
-    """Ends what a test started and did not end itself."""
-    started: list[subprocess.Popen[str]] = []
-
-    def watch(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
-        started.append(process)
-        return process
-
-    yield watch
-    for process in started:
-        process.kill()
-        process.communicate()
+from tests.run.project import Project
 
 
 def test_installs_once(project: Project) -> None:
