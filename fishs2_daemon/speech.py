@@ -121,7 +121,8 @@ class SpeechRequest:
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What a loaded engine says of itself: its name, how many texts it speaks at a time, its voices, whether it speaks
-    with those of recordings, and on what it computes."""
+    with those of recordings, on what it computes, and of how many kernels a frame is there at the most, all started at
+    once; 0 where it has no frames."""
 
     name: str
     sample_rate: int
@@ -130,6 +131,7 @@ class EngineInfo:
     voices: tuple[Voice, ...]
     clones: bool = False
     device: str = ""
+    frame_kernels: int = 0
 
 
 class EngineState(Enum):

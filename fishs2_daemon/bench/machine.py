@@ -53,6 +53,7 @@ def engine(settings: Settings, info: EngineInfo) -> dict[str, Any]:
         "name": info.name,
         "slots": info.slots,
         "sample_rate": info.sample_rate,
+        "frame_kernels": info.frame_kernels or None,
         "model": model_file(settings.model_path) if is_s2 else None,
         "backend": settings.backend if is_s2 else None,
         "context": settings.context if is_s2 else None,

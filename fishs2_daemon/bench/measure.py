@@ -76,7 +76,6 @@ class Level:
             "continuity": {f"c{1000 * limit_s:.0f}": share_below(gaps, limit_s) for limit_s in CONTINUITY_S},
             "peak_ram_mb": self.peak_ram_mb,
             "vram_mb": self.vram_mb,
-            "kernel_launches_per_frame": None,
             "requests": [_raw(answer) for answer in self.answers],
         }
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from fishs2_daemon.errors import InvalidRequest
 
 #: Of the JSON; a field that changes its meaning makes another one.
-SCHEMA = 1
+SCHEMA = 2
 
 UNKNOWN = "-"
 
@@ -63,6 +63,8 @@ def _head(report: _Figures) -> list[str]:
         )
     else:
         lines.append(f"{engine['name']}: {engine['slots']} at a time")
+    if kernels := engine["frame_kernels"]:
+        lines.append(f"a frame: one graph of {kernels} kernels, before the backend fuses some")
     return lines
 
 
@@ -130,6 +132,5 @@ _ROWS: tuple[tuple[str, Callable[[_Figures], float | None], str], ...] = (
     *((f"answers with < {name[1:]} ms of them", _at("continuity", name), "{:.0%}") for name in ("c50", "c100", "c200")),
     ("peak RAM of the worker, MB", _at("peak_ram_mb"), "{:.0f}"),
     ("VRAM of the worker, MB", _at("vram_mb"), "{:.0f}"),
-    ("kernel launches a frame", _at("kernel_launches_per_frame"), "{:.0f}"),
     ("answers", _at("answers"), "{:d}"),
 )

@@ -23,11 +23,12 @@ def host_times() -> Iterator[list[float]]:
 
     def timed(call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            began = time.perf_counter()
+            before, began = here.computing_s, time.perf_counter()
             try:
                 return call(*args, **kwargs)
             finally:
-                here.computing_s += time.perf_counter() - began
+                # Not the sum: one of these may call another.
+                here.computing_s = before + time.perf_counter() - began
 
         return run
 

@@ -147,7 +147,7 @@ def ready_frame(info: EngineInfo) -> Frame:
     voices = [[voice.id, voice.description, list(voice.languages)] for voice in info.voices]
     return json_frame(
         Kind.READY, name=info.name, sample_rate=info.sample_rate, slots=info.slots, default_voice=info.default_voice,
-        voices=voices, clones=info.clones, device=info.device,
+        voices=voices, clones=info.clones, device=info.device, frame_kernels=info.frame_kernels,
     )  # fmt: skip
 
 

@@ -38,6 +38,8 @@ def test_a_model_that_was_made_up_is_measured_with_a_voice_that_was_too(folder: 
     (file,) = folder.glob("tiny-f16-*/model.gguf")
     assert engine["model"] == {"name": "model.gguf", "size_bytes": file.stat().st_size, "quant": "f16"}
     assert engine["settings"]["n_threads"] == 1
+    assert engine["frame_kernels"] > 100
+    assert f"one graph of {engine['frame_kernels']} kernels" in shown
     assert report["compared"] is None
     for words in ("TTFA p50, ms", "RTF p99", "new (its codes are made)", "skipped: 4 streams"):
         assert words in shown

@@ -50,8 +50,16 @@ class S2Engine:
 
     def info(self) -> EngineInfo:
         loaded = self._ready
-        rate, slots = loaded.model.config.codec.sample_rate, loaded.generator.slots
-        return EngineInfo("s2", rate, slots, _VOICE.id, (_VOICE,), clones=True, device=loaded.backends[0].summary)
+        return EngineInfo(
+            "s2",
+            loaded.model.config.codec.sample_rate,
+            loaded.generator.slots,
+            _VOICE.id,
+            (_VOICE,),
+            clones=True,
+            device=loaded.backends[0].summary,
+            frame_kernels=loaded.frame_kernels,
+        )
 
     async def speak(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
         loaded = self._ready

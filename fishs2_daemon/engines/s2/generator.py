@@ -86,7 +86,10 @@ class Generator:
         self.slow = SlowAR(model, slots=slots, context=self.context, rope=rope, kv_type=kv, lower=lower)
         self.fast = FastAR(model, slots=slots, rope=rope, kv_type=kv)
         self._state = FrameState(model, slots)
-        tokens, codes = (Sampler(model, n, slots=slots) for n in (config.codebook_size + 1, config.codebook_size))
+        tokens, codes = (
+            Sampler(model, n, slots=slots, chunked=model.backend.device != "cpu")
+            for n in (config.codebook_size + 1, config.codebook_size)
+        )
         self._frame = FrameGraph(model, self.slow, self.fast, tokens, codes, self._state)
         self._prompts: dict[int, tuple[int, npt.NDArray[np.integer]]] = {}
         self._sequences: dict[int, _Sequence] = {}
@@ -119,6 +122,11 @@ class Generator:
                 self.prefill(0, np.zeros((rows, min(tokens, self.context)), np.int32))
             self.wait()
             self._prompts.clear()
+
+    @property
+    def frame_kernels(self) -> int:
+        """Of one sequence's frame; see `Graph.n_kernels`."""
+        return self._frame.get(0, 1, 1).n_kernels
 
     def prefill(self, slot: int, columns: npt.NDArray[np.integer], start: int = 0) -> None:
         """Put `columns` [1 + K, T] at a slot's positions from `start` on; earlier ones must be there.

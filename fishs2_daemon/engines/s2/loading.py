@@ -51,6 +51,7 @@ class Loaded:
     tokenizer: Tokenizer
     prompts: PromptFormat
     generator: Generator
+    frame_kernels: int
     decoder: Decoder
     clips: ClipCodes
     prefixes: Prefixes
@@ -137,6 +138,7 @@ def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
         tokenizer=tokenizer,
         prompts=PromptFormat(tokenizer, codebooks=slow.codebooks, codebook_size=slow.codebook_size),
         generator=generator,
+        frame_kernels=generator.frame_kernels,
         decoder=decoder,
         clips=ClipCodes(
             ClipEncoder(Path(options.model_path), (reading, *spare)).encode,

@@ -83,16 +83,19 @@ class Ranked:
 class Sampler:
     """Of `n` logits, of batches up to `slots`.
 
-    More than a GPU sorts at once are sorted in chunks, and the best of the chunks once more: which is exact.
+    More than a GPU sorts at once are sorted in chunks, and the best of the chunks once more: which is exact. Not
+    `chunked`, as suits a processor, those that are not among the best are not sorted at all.
     """
 
-    def __init__(self, model: Model, n: int, *, slots: int) -> None:
+    def __init__(self, model: Model, n: int, *, slots: int, chunked: bool) -> None:
+        self._chunked = chunked
         self.ranks = min(RANKS, n)
         self._rows = padded(n)
-        self._chunks = self._rows // SORT_CHUNK if self._rows > LONGEST_SORT else 0
+        self._chunk = SORT_CHUNK if chunked else self._rows
+        self._chunks = self._rows // self._chunk if self._rows > LONGEST_SORT else 0
         constants: dict[str, npt.NDArray[np.generic]] = {}
         if self._chunks:
-            constants["ids"] = np.tile(np.arange(self._rows, dtype=np.int32), slots).reshape(-1, SORT_CHUNK, 1)
+            constants["ids"] = np.tile(np.arange(self._rows, dtype=np.int32), slots).reshape(-1, self._chunk, 1)
         if self._rows > n:
             constants["mask"] = np.tile(np.where(np.arange(self._rows) < n, 0, -np.inf).astype(np.float16), (slots, 1))
         self._constants = model.upload(constants) if constants else {}
@@ -105,11 +108,12 @@ class Sampler:
         values = g.soft_max(finite, self._constants.get("mask"))
         ids: Tensor | None = None
         if self._chunks:
-            chunks = self._chunks * batch
-            best = g.top_k(g.reshape(values, SORT_CHUNK, chunks), k)  # [ranks, chunks]
-            every = g.narrow(self._constants["ids"], 2, 0, chunks)  # [1, SORT_CHUNK, chunks]
+            chunk, chunks = self._chunk, self._chunks * batch
+            pick = g.top_k if self._chunked else g.largest
+            best = pick(g.reshape(values, chunk, chunks), k)  # [ranks, chunks]
+            every = g.narrow(self._constants["ids"], 2, 0, chunks)  # [1, chunk, chunks]
             ids = g.reshape(g.get_rows(every, best), 1, k * self._chunks, batch)
-            values = g.reshape(g.get_rows(g.reshape(values, 1, SORT_CHUNK, chunks), best), k * self._chunks, batch)
+            values = g.reshape(g.get_rows(g.reshape(values, 1, chunk, chunks), best), k * self._chunks, batch)
         best = g.top_k(values, k)  # [ranks, batch]
         candidates = g.reshape(values, 1, values.shape[0], batch)
         probabilities = g.reshape(g.get_rows(candidates, best), k, batch)

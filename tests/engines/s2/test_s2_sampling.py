@@ -34,9 +34,9 @@ def model() -> Iterator[Model]:
         yield model
 
 
-def sampler_of(model: Model, n: int) -> Draw:
+def sampler_of(model: Model, n: int, *, chunked: bool = False) -> Draw:
     """Draws from logits [BATCH, n] with noise [BATCH, ranks]; rows behind `n` are as large as they get."""
-    sampler, g = Sampler(model, n, slots=BATCH + 1), GraphBuilder(model.backend, "sampling")
+    sampler, g = Sampler(model, n, slots=BATCH + 1, chunked=chunked), GraphBuilder(model.backend, "sampling")
     logits = g.input("logits", DType.F32, padded(n), BATCH)
     limit = g.input("limits", DType.F32, RANKS, BATCH)
     noise = g.input("noise", DType.F32, RANKS, BATCH)
@@ -63,10 +63,11 @@ def settings_of(random: np.random.Generator) -> Sampling:
     )
 
 
+@pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("n", [5, 64, 65, 1024, 1500, 4096, 4097])
-def test_draws_are_the_references(model: Model, n: int) -> None:
+def test_draws_are_the_references(model: Model, n: int, chunked: bool) -> None:
     """The same candidate each time, but where F32 cannot tell two of them, or an end of the filter, apart."""
-    run, random, near = sampler_of(model, n), np.random.default_rng(n), 0
+    run, random, near = sampler_of(model, n, chunked=chunked), np.random.default_rng(n), 0
     for _ in range(60):
         logits = (random.normal(size=(BATCH, n)) * random.uniform(0.5, 5, (BATCH, 1))).astype(np.float32)
         settings = [settings_of(random) for _ in range(BATCH)]

@@ -78,6 +78,7 @@ ggml_tensor * ggml_mean(ggml_context *, ggml_tensor * a);
 ggml_tensor * ggml_cumsum(ggml_context *, ggml_tensor * a);
 ggml_tensor * ggml_argmax(ggml_context *, ggml_tensor * a);
 ggml_tensor * ggml_argsort(ggml_context *, ggml_tensor * a, int order);
+ggml_tensor * ggml_top_k(ggml_context *, ggml_tensor * a, int k);
 
 ggml_tensor * ggml_mul_mat(ggml_context *, ggml_tensor * a, ggml_tensor * b);
 void ggml_mul_mat_set_prec(ggml_tensor * a, int prec);

@@ -120,6 +120,8 @@ class Graph:
         self.memo: dict[int, Any] = {}
         #: Operations, views included.
         self.n_nodes = 0
+        #: Of those, the ones that compute: on a GPU a kernel each at the most, as some are fused.
+        self.n_kernels = sum(node.effect or not node.tensor.is_view for node in nodes)
         #: Device memory that is the graph's own: none where an arena was given.
         self.n_bytes = 0
         self._backend = backend

@@ -129,6 +129,15 @@ class MathOps(Emitter):
             order.pointer, *shape, *order.strides[1:], 0, view=(order.storage, 0), strides=order.strides,
         )  # fmt: skip
 
+    def largest(self, a: Tensor, k: int) -> Tensor:
+        """As `top_k`, in no order: [n, ...] -> i32 [k, ...]
+
+        The processor does not sort the others. CUDA sorts all of them, and slowly.
+        """
+        self._dense("largest", a)
+        self._require(0 < k <= a.shape[0], "largest", f"rows do not have {k} elements", a)
+        return self._emit("largest", (a,), DType.I32, (k, *a.shape[1:]), self._native.ggml_top_k, a.pointer, k)
+
     def _binary(self, operation: str, function: Any, a: Tensor, b: Tensor) -> Tensor:
         self._rows(operation, a, b)
         self._require(repeats(b.shape, a.shape), operation, "the second does not repeat to the first", a, b)

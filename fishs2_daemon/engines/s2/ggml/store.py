@@ -79,11 +79,6 @@ class Store:
         self._check(tensor)
         return transfer.read(self._native, tensor)
 
-    def peek(self, tensor: Tensor) -> NDArray[Any]:
-        """As `read`, without waiting for what was started: the caller knows that the tensor is not being written."""
-        self._check_owned(tensor)
-        return transfer.read(self._native, tensor)
-
     def clear(self) -> None:
         """Set every tensor to zeros."""
         self._require("allocated")
@@ -100,14 +95,11 @@ class Store:
             self._contexts.close()
 
     def _check(self, tensor: Tensor) -> None:
-        self._check_owned(tensor)
-        self._backend.synchronize()
-
-    def _check_owned(self, tensor: Tensor) -> None:
         # A view's header belongs to the graph that made it, and may be gone.
         if tensor.storage.home is not self or tensor.is_view:
             raise EngineError(f"{tensor} was not made by this store")
         self._require("allocated")
+        self._backend.synchronize()
 
     def _require(self, state: str) -> None:
         if self._state != state:

@@ -25,7 +25,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(["cumsum", "sum_rows", "mean", "argmax", "cont", "transpose", "swiglu"], (T,)),
     **dict.fromkeys(["add", "sub", "mul", "div", "copy", "swiglu", "soft_max", "ssm_conv"], (T, T)),
     **dict.fromkeys(["rms_norm", "norm"], (T, F)),
-    "scale": (T, F, F), "clamp": (T, F, F), "top_k": (T, S), "view": (T, "shape", "bytes", "offset"),
+    "scale": (T, F, F), "clamp": (T, F, F), "top_k": (T, S), "largest": (T, S), "view": (T, "shape", "bytes", "offset"),
     "narrow": (T, S, S, S), "reshape": (T, "like"), "permute": (T, S, S, S, S), "cast": (T, D), "concat": (T, T, S),
     "repeat": (T, "like"), "pad": (T, "widths", "widths"), "roll": (T, S, S), "get_rows": (T, "index"),
     "set_rows": (T, T, "index"), "mul_mat": (T, T), "rope": (T, "index", F), "flash_attn": (T, T, T, T, F),
@@ -59,6 +59,7 @@ NEARLY: dict[str, Any] = {
     "depthwise_conv": lambda a, b, c, d: ([(f32, (a, 1, 1, b)), (f32, (a + c, 1, b, 2))], {"padding": d % 3}),
     "ssm_conv": lambda a, b, c, d: ([(f32, (8 + a, b, 2)), (f32, (9, b))], {}),
     "top_k": lambda a, b, c, d: ([(f32, (a * b, c, d))], {"k": b}),
+    "largest": lambda a, b, c, d: ([(f32, (a * b, c, d))], {"k": b}),
     "argmax": lambda a, b, c, d: ([(f32, (a * b, c))], {}),
     "roll": lambda a, b, c, d: ([(f32, (a, b, c, 2))], {}),
     "scale": lambda a, b, c, d: ([(f32, (a, b, c, 2))], {"factor": 2.0}),
@@ -140,7 +141,7 @@ class Program:
             value = self.argument(kind)
             arguments.extend(value if kind == "like" else [value])
         # Rows with NaN sort in no order, which is undefined in C++ as well.
-        if name == "top_k":
+        if name in ("top_k", "largest"):
             arguments[0] = self.fresh(DType.F32, *self.shape())
         self.attempt(getattr(self.graph, name), *arguments, **KEYWORDS.get(name, lambda d: {})(self.draw))
 

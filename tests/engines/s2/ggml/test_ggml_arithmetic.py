@@ -114,7 +114,10 @@ def test_sorting(kit, rows, n, seed, data):
     x = np.random.default_rng(seed).permuted(np.arange(rows * n, dtype=np.float32).reshape(rows, n), axis=1)
     k = data.draw(st.integers(1, n))
     found = kit.compute(lambda g, a: g.cont(g.top_k(a, k)), x)
-    assert (found.reshape(rows, k) == np.argsort(-x, axis=1)[:, :k]).all()
+    wanted = np.argsort(-x, axis=1)[:, :k]
+    assert (found.reshape(rows, k) == wanted).all()
+    found = kit.compute(lambda g, a: g.largest(a, k), x)
+    assert (np.sort(found.reshape(rows, k)) == np.sort(wanted)).all()
     assert (kit.compute(lambda g, a: g.argmax(a), x).ravel() == x.argmax(1)).all()
 
 
@@ -140,6 +143,9 @@ WRONG = {
     "argmax in three dimensions": lambda g, f: g.argmax(f(4, 3, 2)),
     "top_k of too few": lambda g, f: g.top_k(f(4), 5),
     "top_k of none": lambda g, f: g.top_k(f(4), 0),
+    "largest of too few": lambda g, f: g.largest(f(4), 5),
+    "largest of none": lambda g, f: g.largest(f(4), 0),
+    "largest of columns": lambda g, f: g.largest(g.transpose(f(4, 3)), 2),
     "sum_rows of columns": lambda g, f: g.sum_rows(g.transpose(f(4, 3))),
 }
 

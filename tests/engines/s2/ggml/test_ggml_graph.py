@@ -207,6 +207,14 @@ def test_what_is_closed_cannot_be_used(kit):
         backend.synchronize()
 
 
+def test_views_are_no_kernels(kit):
+    g = GraphBuilder(kit.backend, "views")
+    x = g.input("x", DType.F32, 4, 2)
+    g.output("out", g.scale(g.reshape(x, 8), 2.0, 0.0))
+    with g.build() as graph:
+        assert (graph.n_nodes, graph.n_kernels) == (2, 1)
+
+
 def test_an_empty_graph_is_refused(kit):
     g = GraphBuilder(kit.backend, "empty")
     g.input("x", DType.F32, 4)
@@ -223,7 +231,7 @@ def test_a_graph_larger_than_any_context(kit):
         y = g.scale(y, 1.0, 1.0)
     g.output("out", y)
     with g.build() as graph:
-        assert graph.n_nodes == 3000
+        assert graph.n_nodes == graph.n_kernels == 3000
         assert (graph.run(x=ramp(4))["out"].ravel() == ramp(4) + 3000).all()
 
 
