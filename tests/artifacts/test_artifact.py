@@ -46,7 +46,7 @@ def test_a_path_an_address_and_a_hash_belong_to_the_file_that_is_set() -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_source_is_refused_in_one_line(name: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=f"^FISHS2_{name.upper()}: .* is not allowed; allowed: "):
+    with pytest.raises(ConfigError, match=rf"^FISHS2_{name.upper()}(?: \(--[\w-]+\))?: .* is not allowed; allowed: "):
         configuration.load(**{name: value})
 
 
