@@ -42,6 +42,9 @@ QUANTS = ("auto", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k", "q2_k")
 #: Engines that S2 Pro's libraries are nothing to, and the extras that they need instead.
 OTHER_ENGINES = {"espeak": frozenset[str](), "s2cpp": frozenset({"s2cpp"}), "remote": frozenset({"remote"})}
 
+#: As the daemon reads a setting that is true.
+TRUE = ("1", "true", "yes", "on", "t", "y")
+
 #: Arguments that only somebody gives who wants S2 Pro.
 S2_ARGUMENTS = frozenset({"--model", "--synthetic", "--ratios"})
 
@@ -183,7 +186,8 @@ def _engine_parts(arguments: Sequence[str]) -> tuple[frozenset[str], Part | None
     part = None
     if command in COMPUTING:
         try:
-            part = run_ggml.choose(backend, wheel)
+            skip = told.get("SKIP_GPU_CHECK", "").lower() in TRUE
+            part = run_ggml.choose(backend, wheel, without_card=skip)
         except Stop as stop:
             if command != "doctor":  # which is asked what is wrong, and says it
                 raise

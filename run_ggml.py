@@ -59,6 +59,12 @@ _WHOLE = {
     "vulkan": "\nIt needs glslc, Vulkan's headers and loader, and the package spirv-headers.",
 }
 
+_NO_CARD = """\
+FISHS2_BACKEND=cuda (--backend cuda) needs a GPU of NVIDIA's, and `nvidia-smi` shows none here. One of these helps:
+  install NVIDIA's driver, and start the machine again
+  build for another machine all the same: --skip-gpu-check (FISHS2_SKIP_GPU_CHECK)
+  do without: --backend cpu"""
+
 _MISSING = {
     "cuda": """\
 FISHS2_BACKEND=cuda (--backend cuda) needs ggml with CUDA, and nothing here can make it. One of these helps:
@@ -147,16 +153,19 @@ class Build:
         return next(kept.glob("*.whl"))
 
 
-def choose(backend: str, wheel: str = "") -> NamedWheel | Build | None:
+def choose(backend: str, wheel: str = "", *, without_card: bool = False) -> NamedWheel | Build | None:
     """What `backend` needs, or the `wheel` that the owner named; None where anything will do.
 
-    Raises `Stop` with status 78 for a wheel that will not do, and where CUDA is asked for by name and cannot be made.
+    Raises `Stop` with status 78 for a wheel that will not do, and where CUDA is asked for by name and cannot be made,
+    or has no GPU here, unless it is wanted `without_card`.
     The others are gone on without: managers name them by the machine's kind, and the processor speaks, too.
     """
     if wheel:
         return _named(Path(wheel), backend)
     there = installed_kinds()
     if backend in there or (backend in KINDS and _can_build(backend)):
+        if backend == "cuda" and backend not in there and not without_card and not _architectures():
+            raise Stop(_NO_CARD, EX_CONFIG)
         return Build(backend)
     if backend == "cuda":
         raise Stop(_MISSING[backend].format(version=VERSION), EX_CONFIG)

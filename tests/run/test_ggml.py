@@ -159,9 +159,19 @@ def test_a_backend_that_was_asked_for_and_cannot_be_built_stops(box: Box) -> Non
         assert len(box.builds) == n
 
 
+def test_cuda_without_a_gpu_stops_before_anything_is_built(box: Box) -> None:
+    box.has_cuda(gpu=None)
+    result = box.call("--backend", "cuda")
+    assert (result.status, result.out) == (78, "")
+    for words in ("needs a GPU of NVIDIA's", "--skip-gpu-check", "--backend cpu"):
+        assert words in result.err
+    assert box.builds == []
+    assert box.call("doctor", FISHS2_BACKEND="cuda").status == 0, "it is asked what is wrong"
+
+
 def test_without_a_gpu_the_kernels_are_for_several(box: Box) -> None:
     box.has_cuda(gpu=None)
-    box.call("--backend", "cuda")
+    box.call("--backend", "cuda", "--skip-gpu-check")
     assert box.builds == [f"{CUDA_FLAGS} -DCMAKE_CUDA_ARCHITECTURES='75-virtual;80-virtual;90-virtual'"]
 
 
