@@ -1,7 +1,7 @@
 """Who speaks now, who waits, who is refused."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -26,8 +26,9 @@ class Admission:
     """A queue in front of the engine's slots, bounded in length and in time: conversations first, then first come,
     first served."""
 
-    def __init__(self) -> None:
-        self.slots = 1
+    def __init__(self, slots: Callable[[], int]) -> None:
+        """`slots` is asked again and again; where there are more of them, call `admit`."""
+        self._slots = slots
         self.running = 0
         self._waiting: list[_Waiter] = []
 
@@ -43,7 +44,7 @@ class Admission:
             yield
         finally:
             self.running -= 1
-            self._admit()
+            self.admit()
 
     async def _acquire(self, priority: Priority, max_waiting: int, timeout_s: float) -> None:
         if self._has_room(priority) and not any(waiter.priority <= priority for waiter in self._waiting):
@@ -60,7 +61,7 @@ class Admission:
             if waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
                 # The slot was given in the very moment of giving up: pass it on.
                 self.running -= 1
-                self._admit()
+                self.admit()
             elif waiter in self._waiting:  # else a slot that became free in that moment has passed it over
                 self._waiting.remove(waiter)
             if isinstance(error, TimeoutError):
@@ -77,10 +78,12 @@ class Admission:
         last.turn.set_exception(busy)
 
     def _has_room(self, priority: Priority) -> bool:
-        reserved = self.slots >= _RESERVING and priority is not Priority.CONVERSATION
-        return self.running < self.slots - reserved
+        slots = self._slots()
+        reserved = slots >= _RESERVING and priority is not Priority.CONVERSATION
+        return self.running < slots - reserved
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """Let in those for whom there is room now."""
         self._waiting = [waiter for waiter in self._waiting if not waiter.turn.done()]
         while ready := [waiter for waiter in self._waiting if self._has_room(waiter.priority)]:
             chosen = min(ready, key=lambda waiter: (waiter.passed_over < MOST_PASSED_OVER, waiter.priority))

@@ -64,20 +64,17 @@ def load_again(settings: Settings, **overrides: Any) -> Settings:
 def take_over(settings: Settings, fresh: Settings) -> list[str]:
     """Change what may change at run time, in place. Returns the names that differ but need a restart."""
     stale = []
-    for name in Settings.model_fields:
-        value = getattr(fresh, name)
-        if value == getattr(settings, name):
-            continue
+    for name in differing(settings, fresh):
         if name in RELOADABLE or name in SWITCHABLE:
-            setattr(settings, name, value)
+            setattr(settings, name, getattr(fresh, name))
         else:
             stale.append(name)
     return stale
 
 
-def switched(settings: Settings, fresh: Settings) -> list[str]:
-    """Names of settings that differ and that need new workers."""
-    return sorted(name for name in SWITCHABLE if getattr(settings, name) != getattr(fresh, name))
+def differing(settings: Settings, fresh: Settings) -> list[str]:
+    """Names of settings that differ."""
+    return [name for name in Settings.model_fields if getattr(settings, name) != getattr(fresh, name)]
 
 
 def describe(settings: Settings) -> list[str]:

@@ -20,7 +20,8 @@ from fishs2_daemon.engine_choice import choose_engine
 from fishs2_daemon.errors import Fishs2Error, Unavailable
 from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.notify import Notifier
-from fishs2_daemon.reload import Reload, check_gpu, fetch_files
+from fishs2_daemon.prerequisites import check_gpu, fetch_files
+from fishs2_daemon.reload import Reload
 from fishs2_daemon.service import SpeechService
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.sockets import DoorSockets, name_of, open_doors, parse_uri
@@ -57,7 +58,7 @@ async def running_service(
         await catalogue.refresh()
     service = SpeechService(settings, workers, catalogue, metrics)
     working = _fetch_and_work(settings, workers) if may_fetch and is_wanted(settings) else workers.run()
-    running = [asyncio.create_task(working), asyncio.create_task(service.keep_warm())]
+    running = [asyncio.create_task(work) for work in (working, service.keep_warm(), service.keep_admitting())]
     try:
         yield service, workers
     finally:
@@ -67,28 +68,35 @@ async def running_service(
 
 
 async def _fetch_and_work(settings: Settings, workers: WorkerPool) -> None:
+    if settings.engine != "auto":
+        await workers.run(lambda: _fetch(settings, workers))
+        return
     async with asyncio.TaskGroup() as tasks:
-        if settings.engine == "auto":
-            tasks.create_task(workers.run())
-        try:
-            await fetch_files(settings, workers)
-        except ArtifactError as error:
-            _log.error("%s", error)
-        except Exception:  # noqa: BLE001 - an edge: the preview voice goes on speaking
-            _log.exception("the model was not fetched")
-        if settings.engine != "auto":
-            tasks.create_task(workers.run())
-        elif (choice := choose_engine(settings)).name != "espeak":
-            await _take_over(choice.name, settings, workers)
-        elif choice.missing:
-            _log.info("the preview voice (espeak-ng) goes on speaking: %s", choice.missing)
+        tasks.create_task(workers.run())
+        await _fetch(settings, workers)
+        async with workers.turn:
+            await _take_over(settings, workers)
 
 
-async def _take_over(engine: str, settings: Settings, workers: WorkerPool) -> None:
+async def _fetch(settings: Settings, workers: WorkerPool) -> None:
     try:
-        await workers.switch(engine, settings)
-    except Unavailable as error:
-        _log.error("the preview voice (espeak-ng) goes on speaking: %s", error)
+        await fetch_files(settings, workers)
+    except ArtifactError as error:
+        _log.error("%s", error)
+    except Exception:  # noqa: BLE001 - an edge: the daemon goes on with what is there
+        _log.exception("the model was not fetched")
+
+
+async def _take_over(settings: Settings, workers: WorkerPool) -> None:
+    """By the settings of now: a reload may have changed them, and who speaks, since the fetching began."""
+    choice = choose_engine(settings)
+    if choice.missing:
+        _log.info("the preview voice (espeak-ng) goes on speaking: %s", choice.missing)
+    elif choice.name != workers.chosen:
+        try:
+            await workers.switch(choice.name, settings)
+        except Unavailable as error:
+            _log.error("%s goes on speaking: %s", workers.chosen, error)
 
 
 class Daemon:
@@ -151,6 +159,7 @@ class Daemon:
             _log.info("stopping: running answers may finish within %.0f s", self._drain_s)
             self._notifier.stopping()
             self._service.close()
+            self._reload.close()
             self._wyoming.stop_accepting()
             for door in self._http:
                 await door.stop_accepting()

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 
 from fishs2_daemon.admission import Admission
 from fishs2_daemon.catalogue import Casting, VoiceCatalogue
 from fishs2_daemon.engines.base import Utterance
 from fishs2_daemon.errors import (
+    Busy,
     DeadlineExceeded,
     Fishs2Error,
     ShuttingDown,
@@ -45,7 +46,7 @@ class SpeechService:
         self.catalogue = catalogue
         self.metrics = metrics
         self._workers = workers
-        self._admission = Admission()
+        self._admission = Admission(lambda: workers.slots)
         self._plans = TextPlans(settings)
         self._closing = False
         self._warmed: set[tuple[int, str]] = set()
@@ -95,6 +96,12 @@ class SpeechService:
             await self.warm(self._workers.members)
             await self._workers.wait_for_change(_LOOK_S)
 
+    async def keep_admitting(self) -> None:
+        """Let in who waits where workers come that speak more texts; runs until it is cancelled."""
+        while True:
+            await self._workers.wait_for_change(_LOOK_S)
+            self._admission.admit()
+
     async def warm(self, workers: Sequence[Supervisor]) -> None:
         """Make the voices that are set ready on those of `workers` that are, where that was not done yet."""
         for worker in workers:
@@ -143,7 +150,6 @@ class SpeechService:
             if first is None:
                 yield _silence(engine.sample_rate)
                 return
-            self._admission.slots = engine.slots
             clock = _Clock(self.metrics)
             async with self._admission.slot(request.priority, settings.max_queue, settings.queue_timeout_s):
                 clock.admitted()
@@ -172,7 +178,9 @@ class SpeechService:
         settings = self.settings
         try:
             casting = await self.catalogue.cast(SpeechRequest("", voice=voice), engine)
-            async with self._admission.slot(Priority.READING, settings.max_queue, settings.queue_timeout_s):
+            # A worker that is yet to take over speaks nothing else.
+            slot = self._admission.slot(Priority.READING, settings.max_queue, settings.queue_timeout_s)
+            async with slot if worker in self._workers.members else nullcontext():
                 utterance = Utterance(casting.voice, _nothing(), casting.clips, priority=Priority.READING)
                 async with (
                     asyncio.timeout(settings.worker_start_timeout_s),
@@ -182,6 +190,8 @@ class SpeechService:
                         pass
             _log.info("the voice %s is warm", casting.name)
         except (Fishs2Error, TimeoutError, OSError) as error:
+            if isinstance(error, Busy) and worker.pid is not None:
+                self._warmed.discard((worker.pid, voice))  # it is tried again
             _log.warning("FISHS2_WARM_VOICES: %s: %s", voice, error)
 
     def _check(self, request: SpeechRequest) -> None:

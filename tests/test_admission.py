@@ -53,8 +53,8 @@ class AdmissionMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = _Clocked()
-        self.admission = Admission()
-        self.most_slots = self.admission.slots
+        self.slots = self.most_slots = 1
+        self.admission = Admission(lambda: self.slots)
         self.tasks: dict[Speaker, asyncio.Task[None]] = {}  # in the order in which they came
         self.is_quiet = True
 
@@ -99,7 +99,9 @@ class AdmissionMachine(RuleBasedStateMachine):
     @rule(slots=st.integers(1, 3))
     def resize(self, slots: int) -> None:
         """The engine came back with another number of slots."""
-        self.admission.slots = slots
+        self.slots = slots
+        self.admission.admit()
+        self.settle()
         self.most_slots = max(self.most_slots, slots)
 
     @invariant()
@@ -153,7 +155,7 @@ TestAdmission = AdmissionMachine.TestCase
 
 
 async def test_a_full_queue_is_refused_at_once_with_a_hint() -> None:
-    admission = Admission()
+    admission = Admission(lambda: 1)
     async with admission.slot(Priority.READING, 0, PATIENT_S):
         with pytest.raises(Busy, match="1 texts are being spoken and 0 wait") as busy:
             await admission.slot(Priority.READING, 0, PATIENT_S).__aenter__()
@@ -162,7 +164,7 @@ async def test_a_full_queue_is_refused_at_once_with_a_hint() -> None:
 
 
 async def test_a_wait_ends_with_its_timeout() -> None:
-    admission = Admission()
+    admission = Admission(lambda: 1)
     async with admission.slot(Priority.READING, 1, PATIENT_S):
         with pytest.raises(Busy, match="no slot became free within 0 s") as busy:
             await admission.slot(Priority.READING, 1, 0.01).__aenter__()
@@ -171,7 +173,7 @@ async def test_a_wait_ends_with_its_timeout() -> None:
 
 
 async def test_what_fails_inside_gives_its_slot_back_and_surfaces() -> None:
-    admission = Admission()
+    admission = Admission(lambda: 1)
     with pytest.raises(ZeroDivisionError):
         async with admission.slot(Priority.READING, 0, PATIENT_S):
             raise ZeroDivisionError
@@ -179,7 +181,7 @@ async def test_what_fails_inside_gives_its_slot_back_and_surfaces() -> None:
 
 
 async def test_waiters_come_in_one_by_one_in_their_order() -> None:
-    admission, order = Admission(), []
+    admission, order = Admission(lambda: 1), []
 
     async def speak(number: int) -> None:
         async with admission.slot(Priority.READING, 99, PATIENT_S):
@@ -194,7 +196,7 @@ async def test_waiters_come_in_one_by_one_in_their_order() -> None:
 
 
 async def test_a_conversation_takes_the_place_of_the_last_reading_in_a_full_queue() -> None:
-    admission = Admission()
+    admission = Admission(lambda: 1)
     async with admission.slot(Priority.READING, 0, PATIENT_S):
         readings = [asyncio.ensure_future(admission._acquire(Priority.READING, 2, PATIENT_S)) for _ in range(2)]
         await asyncio.sleep(0)
@@ -208,6 +210,6 @@ async def test_a_conversation_takes_the_place_of_the_last_reading_in_a_full_queu
     assert admission.running == 1
     assert not readings[0].done()
     admission.running -= 1
-    admission._admit()
+    admission.admit()
     await readings[0]
     assert (admission.running, admission.waiting) == (1, 0)

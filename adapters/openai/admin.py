@@ -18,6 +18,9 @@ from fishs2_daemon.settings import ENV_PREFIX
 #: RFC 1122 and 4291.
 _LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
+#: A proxy on this machine asks for somebody else.
+_FORWARDED = frozenset({"forwarded", "x-forwarded-for", "x-real-ip"})
+
 _MAX_BODY_BYTES = 4096
 
 
@@ -28,13 +31,14 @@ def route(reload: Reload) -> Route:
         """Answers once it is done, also where a model is fetched and loaded; goes on when the client leaves."""
         context = context_of(request)
         peer = request.transport.get_extra_info("peername") if request.transport else None
-        if not context.settings.api_keys and not is_allowed(peer, _LOOPBACK):
+        is_local = is_allowed(peer, _LOOPBACK) and _FORWARDED.isdisjoint(request.headers)
+        if not context.settings.api_keys and not is_local:
             words = f"Only this machine may ask that, or with {ENV_PREFIX}API_KEYS who has one of them."
             raise HttpError(403, "not_from_here", words)
         async with body_of(request, _MAX_BODY_BYTES) as body:
             changes = ReloadBody.parse(body).model_dump(exclude_none=True) if body.strip() else {}
         try:
-            reloaded = await context.finish(reload(**changes))
+            reloaded = await reload(**changes)
         except ConfigError as error:
             raise HttpError(422, "invalid_value", without_paths(str(error))) from None
         except ArtifactError as error:

@@ -19,6 +19,8 @@ class Crew:
 
     def __init__(self, members: Sequence[Supervisor]) -> None:
         self.members = tuple(members)
+        for member in self.members:
+            member.relief = lambda: self.least_busy
         self._lives: list[asyncio.Task[None]] = []
 
     @property

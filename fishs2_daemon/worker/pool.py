@@ -33,19 +33,22 @@ async def _as_it_is(members: _Members) -> None:
 
 
 class WorkerPool:
-    """Run `run` as a task; it never ends by itself. With one worker it is that worker's supervisor.
+    """Run `run` as a task; it never ends by itself.
 
     `chosen` is the name of the engine that its workers are for.
     """
 
     def __init__(self, engine: str, settings: Settings, metrics: Metrics, *, command: Sequence[str] = COMMAND) -> None:
         self.chosen = engine
+        #: Of whoever decides which engine speaks.
+        self.turn = asyncio.Lock()
         self._changes = Changes()
         self._settings = settings
         self._metrics = metrics
         self._command = command
         self._fetching = ""
         self._successor: Crew | None = None
+        self._retired: set[Crew] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._hire: Callable[[], Crew] = lambda: self._crew_of(engine, settings)
         self._crew = self._hire()
@@ -90,6 +93,11 @@ class WorkerPool:
         return best if best is None or not slots else replace(best, slots=slots)
 
     @property
+    def slots(self) -> int:
+        """Texts that may be spoken at a time, those included that workers speak which another crew has replaced."""
+        return (self.engine.slots if self.engine else 1) + sum(crew.running for crew in self._retired)
+
+    @property
     def pid(self) -> int | None:
         """The process id of a worker that is ready."""
         return self._crew.best.pid
@@ -98,9 +106,13 @@ class WorkerPool:
     def is_live(self) -> bool:
         return bool(self._fetching) or self._is_unloaded or any(member.is_live for member in self.members)
 
-    async def run(self) -> None:
+    async def run(self, prepare: Callable[[], Awaitable[None]] | None = None) -> None:
+        """The first crew starts behind `prepare`, unless another one has taken over until then."""
         async with asyncio.TaskGroup() as self._tasks:
-            self._crew.start(self._tasks)
+            if prepare is None:
+                self._crew.start(self._tasks)
+            else:
+                self._tasks.create_task(self._start_after(prepare, self._crew, self._tasks))
             while True:
                 await self.wait_for_change(await self._unload_when_idle())
 
@@ -118,8 +130,8 @@ class WorkerPool:
         """Speak with `engine` under these `settings`, as soon as its workers are ready and prepared; until then, and to
         the end of what they speak, the ones of now go on.
 
-        Raises `Loading` or `EngineUnavailable` when it does not start; then all is as it was. Before `run` runs nothing
-        is started: it begins with that engine.
+        Hold `turn` meanwhile. Raises `Loading` or `EngineUnavailable` when it does not start; then all is as it was.
+        Before `run` runs nothing is started: it begins with that engine.
         """
 
         def hire() -> Crew:
@@ -137,6 +149,7 @@ class WorkerPool:
                 raise
             finally:
                 self._successor = None
+            self._retired.add(self._crew)
             self._tasks.create_task(self._retire(self._crew))
         self._crew, self._hire, self.chosen = crew, hire, engine
         self._is_unloaded = False
@@ -190,9 +203,17 @@ class WorkerPool:
             ]
         )  # fmt: skip
 
+    async def _start_after(self, prepare: Callable[[], Awaitable[None]], crew: Crew, tasks: asyncio.TaskGroup) -> None:
+        await prepare()
+        if crew is self._crew:
+            crew.start(tasks)
+
     async def _retire(self, crew: Crew) -> None:
-        await crew.finished(self._settings.total_timeout_s)
-        await crew.stop()
+        try:
+            await crew.finished(self._settings.total_timeout_s)
+            await crew.stop()
+        finally:
+            self._retired.remove(crew)
 
     def _use(self) -> None:
         self._used_at = asyncio.get_running_loop().time()

@@ -8,7 +8,7 @@ hear the beginning twice.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any, Self
 
@@ -91,6 +91,8 @@ class Supervisor:
         self._worker: WorkerProcess | None = None
         self._failures = 0
         self._changes = Changes()
+        #: Who speaks again what was lost with this worker.
+        self.relief: Callable[[], Supervisor] = lambda: self
 
     @property
     def pid(self) -> int | None:
@@ -150,14 +152,16 @@ class Supervisor:
     async def refresh(self) -> None:
         """Ask the worker for its voices again, where there is one."""
         if self._worker:
-            self.engine = await self._worker.refresh()
+            with suppress(EngineUnavailable):  # one that ends meanwhile comes back with them
+                self.engine = await self._worker.refresh()
 
     async def _speak(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
         replayable = _Phrases(utterance.phrases)
         spoken = False
         for run in range(1, _RUNS_PER_UTTERANCE + 1):
-            await self.ready(self._settings.queue_timeout_s)
-            if (worker := self._worker) is None:
+            speaker = self if run == 1 else self.relief()
+            await speaker.ready(self._settings.queue_timeout_s)
+            if (worker := speaker._worker) is None:
                 continue
             try:
                 async with aclosing(worker.speak(replace(utterance, phrases=replayable.again()))) as blocks:
@@ -166,8 +170,8 @@ class Supervisor:
                         yield block
                 return
             except WorkerGone as gone:
-                if self._worker is worker:
-                    self._worker = None  # `run` has not noticed yet
+                if speaker._worker is worker:
+                    speaker._worker = None  # `run` has not noticed yet
                 if spoken or run == _RUNS_PER_UTTERANCE:
                     raise WorkerCrashed(f"{gone}; try again") from None
                 _log.warning("replaying an utterance: %s", gone)
