@@ -67,6 +67,11 @@ class SpeechService:
         return self._workers.engine
 
     @property
+    def instance(self) -> str:
+        """What this daemon is told from others by."""
+        return self._workers.instance
+
+    @property
     def running(self) -> int:
         return self._admission.running
 

@@ -9,6 +9,7 @@ import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -72,6 +73,15 @@ def _matching(pattern: str, allowed: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _has_port(value: str) -> str:
+    """None, or one that there is; and brackets only around an IPv6 address."""
+    try:
+        urlsplit(value).port  # noqa: B018 - it is parsed where it is read
+    except ValueError as error:
+        raise ValueError(f"http:// or https:// addresses ({error})") from None
+    return value
+
+
 StrList = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 SecretList = Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)]
 IntList = Annotated[
@@ -86,7 +96,13 @@ OptionalUrl = Annotated[
     str | None, _matching(r"https?://[^\s/@]+/\S*", "an http:// or https:// address"), BeforeValidator(_blank_is_none)
 ]
 UrlList = Annotated[
-    list[Annotated[str, _matching(r"https?://[^\s/@?#]+(/[^\s?#]*)?", "http:// or https:// addresses")]],
+    list[
+        Annotated[
+            str,
+            _matching(r"https?://[^\s/@?#]+(/[^\s?#]*)?", "http:// or https:// addresses"),
+            AfterValidator(_has_port),
+        ]
+    ],
     NoDecode,
     BeforeValidator(_split),
     Field(max_length=64),

@@ -19,10 +19,12 @@ from adapters.openai.schemas import CONTROL_CHARS, PRESET_VOICES, SpeechBody
 from adapters.openai.sse import SpeechEvents
 from fishs2_daemon.audio.chain import Output
 from fishs2_daemon.audio.formats import encoding
-from fishs2_daemon.errors import UnknownVoice
+from fishs2_daemon.errors import InvalidRequest, UnknownVoice
+from fishs2_daemon.peers import INSTANCE_HEADER
 from fishs2_daemon.references import Recording
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.speech import Clip, Priority, SamplingOverrides, SpeechRequest
+from fishs2_daemon.voices.limits import VoiceLimits
 from fishs2_daemon.voices.meta import StoredVoice
 
 if TYPE_CHECKING:
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
 #: OpenAI's pcm has no header, so its rate is part of the contract.
 PCM_RATE = 24000
 
-#: Inline recordings of one request, decoded: two minutes of 16-bit mono at 44.1 kHz, and half as much again.
-INLINE_BYTES = 16 * 1024 * 1024
+#: Inline recordings of one request, decoded: what a stored voice may have, which another of these daemons sends along.
+INLINE_BYTES = VoiceLimits().clip_bytes
 
 #: A body that is parsed on the loop; a larger one holds nobody else up.
 _SMALL_BODY_BYTES = 64 * 1024
@@ -44,6 +46,8 @@ def max_body_bytes(settings: Settings) -> int:
 
 async def speak(request: Request) -> HTTPResponse | None:
     """Errors come in this order: body, format, instructions, model, voice, transcript, recording, synthesis."""
+    if request.headers.get(INSTANCE_HEADER) == context_of(request).service.instance:
+        raise InvalidRequest("this is the daemon that asks: FISHS2_REMOTE_URLS names its own address")
     async with body_of(request, max_body_bytes(context_of(request).settings)) as data:
         body = await _parsed(data)
         del data

@@ -139,18 +139,22 @@ def _unpacked(bundle: Bundle, zipped: Path, fresh: Path, tell: Tell, platform: s
 
 def _take_place(fresh: Path, there: Runtime, replaced: Path) -> None:
     folder = there.folder
+    before: Path | None = None
     shutil.rmtree(replaced, ignore_errors=True)  # of a killed process
     try:
         if there.is_bundle:
-            folder.rename(replaced)
+            before = folder.rename(replaced)
         elif not there.is_free:
             aside = _free_name(folder)
-            folder.rename(aside)
+            before = folder.rename(aside)
             _log.warning("%s: what was there is set aside as %s", folder, aside.name)
         elif folder.is_dir():
             folder.rmdir()
         fresh.rename(folder)
     except OSError as error:
+        if before:  # what there was is better than nothing
+            with suppress(OSError):
+                before.rename(folder)
         raise ArtifactError(f"{folder}: cannot be put in place ({error.strerror})") from None
     sync_folder(folder.parent)
 

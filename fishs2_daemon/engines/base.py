@@ -31,7 +31,8 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Settings that engines act on, under the names they have there; an engine takes those that it knows."""
+    """Settings that engines act on, under the names they have there; an engine takes those that it knows. `instance`
+    tells this daemon from all others."""
 
     model_path: str = ""
     tokenizer_path: str = ""
@@ -56,6 +57,7 @@ class EngineOptions:
     remote_model: str = ""
     remote_api_key_file: str | None = None
     remote_slots: int = 8
+    instance: str = ""
 
 
 def pauses(phrase: Phrase, sample_rate: int) -> Iterator[Pcm]:

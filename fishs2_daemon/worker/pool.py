@@ -5,6 +5,7 @@ over, once it is ready.
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -40,6 +41,8 @@ class WorkerPool:
 
     def __init__(self, engine: str, settings: Settings, metrics: Metrics, *, command: Sequence[str] = COMMAND) -> None:
         self.chosen = engine
+        #: This daemon among all others.
+        self.instance = secrets.token_hex(8)
         #: Of whoever decides which engine speaks.
         self.turn = asyncio.Lock()
         self._changes = Changes()
@@ -196,7 +199,7 @@ class WorkerPool:
         return Crew(
             [
                 Supervisor(
-                    engine, self._settings, self._metrics, options=engine_options(settings, device),
+                    engine, self._settings, self._metrics, options=engine_options(settings, device, self.instance),
                     on_change=self._changes.announce, command=self._command,
                 )
                 for device in devices

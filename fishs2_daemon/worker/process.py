@@ -39,9 +39,10 @@ _REAP_S = 5.0
 _OPTIONS = [field.name for field in fields(EngineOptions) if field.name in Settings.model_fields]
 
 
-def engine_options(settings: Settings, gpu_device: int) -> dict[str, Any]:
+def engine_options(settings: Settings, gpu_device: int, instance: str = "") -> dict[str, Any]:
     """The settings of now that an engine acts on, as JSON has them, for the worker of that GPU."""
-    return {name: _plain(getattr(settings, name)) for name in _OPTIONS} | {"gpu_device": gpu_device}
+    options = {name: _plain(getattr(settings, name)) for name in _OPTIONS}
+    return options | {"gpu_device": gpu_device, "instance": instance}
 
 
 class WorkerGone(Fishs2Error):

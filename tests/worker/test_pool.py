@@ -1,6 +1,7 @@
 """The pool with real worker processes: one that rests and comes back, one that another takes over from."""
 
 import asyncio
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
@@ -10,17 +11,26 @@ import psutil
 import pytest
 
 from fishs2_daemon import configuration
+from fishs2_daemon.catalogue import VoiceCatalogue
 from fishs2_daemon.engines.base import Utterance
 from fishs2_daemon.errors import EngineUnavailable, Loading
 from fishs2_daemon.metrics import Metrics
+from fishs2_daemon.service import SpeechService
 from fishs2_daemon.settings import Settings
-from fishs2_daemon.speech import EngineState
+from fishs2_daemon.speech import EngineState, SpeechRequest
+from fishs2_daemon.voices.store import VoiceStore
 from fishs2_daemon.worker.pool import WorkerPool
 from fishs2_daemon.worker.supervisor import Supervisor
 from tests.worker.harness import PROGRAM, Phrases, say
 
 #: It shows its options by its slots: as many as they ask for, three where they ask for none.
 LOAD = "global INFO; import dataclasses; INFO = dataclasses.replace(INFO, slots=self.options.slots or 3)"
+
+#: A worker that does not come to the end of "for ever".
+ENDLESS = "await asyncio.sleep(60 if 'ever' in phrase else 0)"
+
+#: Its engine clones, and so has voices to warm.
+CLONES = "INFO = dataclasses.replace(INFO, clones=True)"
 
 Employ = Callable[..., AbstractAsyncContextManager[WorkerPool]]
 
@@ -48,6 +58,41 @@ def employ(tmp_path: Path, settings: Settings) -> Employ:
             await asyncio.gather(running, return_exceptions=True)
 
     return begin
+
+
+@asynccontextmanager
+async def served(pool: WorkerPool, settings: Settings) -> AsyncIterator[SpeechService]:
+    """The service over `pool`, once that is ready."""
+    service = SpeechService(settings, pool, VoiceCatalogue(settings, VoiceStore(settings.voices_dir)), Metrics())
+    admitting = asyncio.create_task(service.keep_admitting())
+    await pool.ready(10)
+    try:
+        yield service
+    finally:
+        admitting.cancel()
+        await asyncio.gather(admitting, return_exceptions=True)
+
+
+async def heard(service: SpeechService, text: str) -> int:
+    """Samples."""
+    async with aclosing(service.speak(SpeechRequest(text))) as blocks:
+        return sum([len(block.samples) // 2 async for block in blocks])
+
+
+@asynccontextmanager
+async def endless(service: SpeechService, count: int) -> AsyncIterator[None]:
+    """So many answers that are begun by workers of `ENDLESS` and go on until the context ends."""
+    before = service.running
+    speaking = [asyncio.create_task(heard(service, "for ever")) for _ in range(count)]
+    await until(lambda: service.running == before + count)
+    await asyncio.sleep(0.1)  # the workers have them, too
+    try:
+        yield
+        assert not any(task.done() for task in speaking)
+    finally:
+        for task in speaking:
+            task.cancel()
+        await asyncio.gather(*speaking, return_exceptions=True)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -109,7 +154,7 @@ async def test_texts_that_come_as_it_goes_to_rest_are_all_spoken(employ: Employ,
         for pause_s in (0.0, 0.03, 0.05, 0.06, 0.08, 0.2):
             await asyncio.sleep(pause_s)
             await pool.ready(10)
-            assert await asyncio.gather(say(pool, "abc"), say(pool, "defg")) == [3, 4]
+            assert list(await asyncio.gather(say(pool, "abc"), say(pool, "defg"))) == [3, 4]
 
 
 async def test_one_that_does_not_come_back_in_time_is_a_clear_error(employ: Employ, settings: Settings) -> None:
@@ -205,3 +250,67 @@ async def test_each_gpu_has_a_worker_and_the_idle_one_speaks(employ: Employ, set
             assert [member.running for member in pool.members] == [1, 1]
             await second
         assert [member.running for member in pool.members] == [0, 0]
+
+
+async def test_who_was_lost_with_a_worker_is_spoken_by_the_idle_one(employ: Employ, settings: Settings) -> None:
+    settings.gpu_device = [0, 1]
+    once = "import pathlib; seen = pathlib.Path(f'seen{options.gpu_device}'); again = seen.exists(); seen.touch()"
+    load = f"options = self.options; {once}; await asyncio.sleep(60 if again else 0)"
+    async with employ(load=load, speak="await asyncio.sleep(0.5)") as pool:
+        await pool.ready(10)
+        await until(lambda: all(member.pid for member in pool.members))
+        asking = asyncio.create_task(say(pool, "abc"))
+        await until(lambda: any(member.running for member in pool.members))
+        await asyncio.sleep(0.1)
+        psutil.Process(next(member.pid for member in pool.members if member.running)).kill()
+        assert await asking == 3
+
+
+# Slots
+
+
+@pytest.mark.parametrize(("old", "new"), [(8, 2), (1, 1)])
+async def test_answers_of_retired_workers_take_no_slot_of_the_new_ones(
+    employ: Employ, settings: Settings, old: int, new: int
+) -> None:
+    settings.slots, settings.queue_timeout_s = old, 2
+    async with employ(speak=ENDLESS) as pool, served(pool, settings) as service:
+        async with endless(service, min(old, 3)):
+            await pool.switch("s2", settings.model_copy(update={"slots": new}))
+            assert await heard(service, "Short.") == 6
+            async with endless(service, new):
+                pass
+        await until(lambda: pool.slots == new)
+
+
+async def test_who_waits_comes_in_when_workers_with_more_slots_take_over(employ: Employ, settings: Settings) -> None:
+    settings.slots, settings.queue_timeout_s = 1, 3
+    async with employ(speak=ENDLESS) as pool, served(pool, settings) as service, endless(service, 1):
+        waiting = asyncio.create_task(heard(service, "Short."))
+        await until(lambda: service.waiting == 1)
+        await pool.switch("s2", settings.model_copy(update={"slots": 8}))
+        assert await waiting == 6
+
+
+async def test_a_successor_s_voices_are_warmed_though_all_slots_are_taken(
+    employ: Employ, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.slots, settings.warm_voices, settings.queue_timeout_s = 1, ["v"], 1
+    caplog.set_level(logging.INFO)
+    async with employ(load=CLONES, speak=ENDLESS) as pool, served(pool, settings) as service, endless(service, 1):
+        await pool.switch("s2", settings.model_copy(update={"slots": 1}), service.warm)
+        assert "the voice v is warm" in caplog.text
+
+
+async def test_a_voice_that_found_no_slot_is_warmed_later(
+    employ: Employ, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.slots, settings.warm_voices, settings.queue_timeout_s = 1, ["v"], 0.1
+    caplog.set_level(logging.INFO)
+    async with employ(load=CLONES, speak=ENDLESS) as pool, served(pool, settings) as service:
+        async with endless(service, 1):
+            await service.warm(pool.members)
+        assert "no slot became free" in caplog.text
+        for _ in range(2):
+            await service.warm(pool.members)
+    assert caplog.text.count("the voice v is warm") == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -58,6 +59,14 @@ async def test_a_ready_worker_speaks_and_reports_its_engine(supervise) -> None: 
         assert await say(supervisor, "abc", "defgh") == 8
         await supervisor.refresh()
         assert [voice.id for voice in supervisor.engine.voices] == ["v", "w"]
+
+
+async def test_a_worker_that_ends_as_it_is_asked_for_its_voices_is_no_error(supervise) -> None:  # type: ignore[no-untyped-def]
+    async with supervise() as supervisor:
+        await supervisor.ready(10)
+        os.kill(supervisor.pid, signal.SIGKILL)
+        await supervisor.refresh()
+        assert await say(supervisor, "abc") == 3
 
 
 async def test_progress_of_loading_is_passed_on(supervise) -> None:  # type: ignore[no-untyped-def]

@@ -50,7 +50,7 @@ class Choice:
         failed: dict[Upstream, str] = {}
         is_first = only is not None
         while True:
-            upstreams = (only,) if only else self._able(asked.voice)
+            upstreams = (only,) if only else self._able(asked)
             left = [each for each in upstreams if each not in failed and (each.is_ready or each is only)]
             if not left:
                 raise EngineError(_why(failed, upstreams))
@@ -75,10 +75,14 @@ class Choice:
                 failed[upstream] = str(failure)
                 _log.warning("%s", failure)
 
-    def _able(self, voice: str) -> Sequence[Upstream]:
-        able = [each for each in self._upstreams if each.has_voice(voice)]
+    def _able(self, asked: SpeechAsked) -> Sequence[Upstream]:
+        named = [each for each in self._upstreams if each.has_voice(asked.voice)]
+        if not named:
+            raise EngineError(f"no server has the voice {asked.voice!r} any more")
+        count = len(asked.references)
+        able = [each for each in named if each.most_references is None or each.most_references >= count]
         if not able:
-            raise EngineError(f"no server has the voice {voice!r} any more")
+            raise EngineError(f"no server is known to speak like {count} recordings at a time")
         return able
 
 

@@ -13,9 +13,16 @@ import httpx2
 
 from fishs2_daemon import __version__
 from fishs2_daemon.engines.remote.deadlines import Deadlines
-from fishs2_daemon.engines.remote.errors import UpstreamBusy, UpstreamError, UpstreamFailed, UpstreamRefused
+from fishs2_daemon.engines.remote.errors import (
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamLacks,
+    UpstreamRefused,
+)
 from fishs2_daemon.engines.remote.key import ApiKey
 from fishs2_daemon.engines.remote.refusal import message_in, retry_after_s
+from fishs2_daemon.peers import INSTANCE_HEADER
 
 #: Servers close an idle connection after 5 s or later; one that is just being closed cannot be asked again.
 _IDLE_S = 3.0
@@ -40,8 +47,9 @@ NOT_THERE = frozenset({404, 405, 501})
 class Client:
     """One for all upstreams. Raises `UpstreamError`."""
 
-    def __init__(self, key: ApiKey, deadlines: Deadlines, *, speaks_tls: bool) -> None:
-        """With `speaks_tls` it blocks for some 20 ms: the certificates that are trusted are read."""
+    def __init__(self, key: ApiKey, deadlines: Deadlines, *, instance: str, speaks_tls: bool) -> None:
+        """`instance` is the daemon that asks. With `speaks_tls` it blocks for some 20 ms: the certificates that are
+        trusted are read."""
         # It has a line for every request, and a server's health is asked for every few seconds.
         logging.getLogger("httpx2").setLevel(logging.WARNING)
         self._key = key
@@ -50,7 +58,11 @@ class Client:
             timeout=httpx2.Timeout(None, connect=deadlines.connect_s),
             # How much is asked at a time is the service's business; nobody waits for a connection here.
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=_MOST_IDLE, keepalive_expiry=_IDLE_S),
-            headers={"user-agent": f"fishs2-daemon/{__version__}", "accept-encoding": "identity"},
+            headers={
+                "user-agent": f"fishs2-daemon/{__version__}",
+                "accept-encoding": "identity",
+                INSTANCE_HEADER: instance,
+            },
             follow_redirects=False,
         )
 
@@ -123,6 +135,7 @@ async def _explained(url: str) -> AsyncIterator[None]:
     except (
         *(httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError),
         *(ImportError, ValueError, OSError),  # a name that is none, a proxy's address that cannot be used
+        RuntimeError,  # the client was closed
     ) as error:
         raise UpstreamFailed(f"{_shown(url)}: the connection broke ({_reason(error)})") from None
 
@@ -155,7 +168,7 @@ def _refusal(url: str, response: httpx2.Response, words: str) -> UpstreamError:
         return UpstreamBusy(text, retry_after_s=retry_after_s(headers))
     if (status >= 500 and status not in NOT_THERE) or status in _TROUBLE:
         return UpstreamFailed(text)
-    return UpstreamRefused(text)
+    return UpstreamLacks(text) if status in NOT_THERE else UpstreamRefused(text)
 
 
 def _reason(error: Exception) -> str:

@@ -73,7 +73,8 @@ class RemoteEngine:
         progress("asking the servers", 0.0)
         await asyncio.to_thread(self._key.read)
         speaks_tls = any(url.startswith("https:") for url in urls)
-        self._client = client = Client(self._key, self._deadlines, speaks_tls=speaks_tls)
+        instance = self._options.instance
+        self._client = client = Client(self._key, self._deadlines, instance=instance, speaks_tls=speaks_tls)
         model = self._options.remote_model
         self._upstreams = [Upstream(url, model, client, self._deadlines) for url in urls]
         self._choice = Choice(self._upstreams, self._deadlines.patience_s)

@@ -5,6 +5,7 @@ EngineError
     UpstreamFailed      it is gone, broken, or makes no sense: another one may do
     UpstreamBusy        it asks for patience
     UpstreamRefused     it does not take the request, and another one would not either
+      UpstreamLacks     it has no such route, model or voice
 """
 
 from fishs2_daemon.errors import EngineError
@@ -29,6 +30,10 @@ class UpstreamBusy(UpstreamError):
 
 
 class UpstreamRefused(UpstreamError):
+    pass
+
+
+class UpstreamLacks(UpstreamRefused):
     pass
 
 

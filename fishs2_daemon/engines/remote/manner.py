@@ -34,11 +34,12 @@ _VLLM_OMNI = Manner(
 #: By `owned_by` of the models that they list.
 _BY_OWNER = {"fishs2-daemon": _DAEMON, "sglang-omni": _SGLANG_OMNI, "vllm": _VLLM_OMNI, "vllm-omni": _VLLM_OMNI}
 
-#: Tried one after the other: the last is what the oldest servers understand.
+#: Tried one after the other: the last is what the oldest servers understand. Most of them would pass over a recording
+#: without a word, and speak in a voice of their own.
 _UNKNOWN = (
-    Manner(fields={"stream": True, "stream_format": "audio"}),
-    Manner("pcm", {"stream": True, "stream_format": "audio"}),
-    Manner(),
+    Manner(fields={"stream": True, "stream_format": "audio"}, most_references=0),
+    Manner("pcm", {"stream": True, "stream_format": "audio"}, most_references=0),
+    Manner(most_references=0),
 )
 
 

@@ -13,7 +13,7 @@ _MESSAGE_CHARS = 300
 #: Of several servers; who has more has a log.
 _REASONS = 8
 
-#: A server that says nothing of when to come back, and one that says "next week".
+#: A server that says nothing of when to come back, or "at once", which is now again, and one that says "next week".
 _RETRY_AFTER_S = 1.0
 _LONGEST_RETRY_AFTER_S = 60.0
 
@@ -57,7 +57,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float:
     elif told:
         with suppress(TypeError, ValueError):
             seconds = (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)
+    return min(max(seconds, _RETRY_AFTER_S), _LONGEST_RETRY_AFTER_S)
 
 
 def _printable(text: str) -> str:

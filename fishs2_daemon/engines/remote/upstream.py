@@ -14,6 +14,7 @@ from fishs2_daemon.engines.remote.errors import (
     UpstreamBusy,
     UpstreamError,
     UpstreamFailed,
+    UpstreamLacks,
     UpstreamRefused,
 )
 from fishs2_daemon.engines.remote.kinds import body_of
@@ -30,6 +31,9 @@ _GREETING = SpeechAsked("Hello.")
 
 #: An answer that goes on for longer, in audio, is no speech.
 _LONGEST_ANSWER_S = 3600.0
+
+#: A server whose queue is long is spared for this long.
+_QUEUE_S = 1.0
 
 #: A list of voices, and one of models.
 _LISTING_S = 5.0
@@ -57,6 +61,8 @@ class Upstream:
         self._manner: Manner | None = None
         self._base = ""
         self._listed_at = 0.0
+        self._heard_at = 0.0
+        self._is_doubtful = False
 
     @property
     def is_ready(self) -> bool:
@@ -77,6 +83,11 @@ class Upstream:
     def next_look_s(self) -> float:
         """When to look at it again, unless it is `wanted` before."""
         return self._breaker.pause_left_s or self._deadlines.health_every_s
+
+    @property
+    def most_references(self) -> int | None:
+        """Of one request; None while that is not known."""
+        return self._manner.most_references if self._manner else None
 
     def has_voice(self, voice: str) -> bool:
         return voice == DEFAULT_VOICE or any(each.id == voice for each in self.voices)
@@ -99,7 +110,7 @@ class Upstream:
             self._breaker.answered()
             if self._manner is None:
                 await self._meet()
-            elif self.failures and self._breaker.state is not State.OPEN:
+            elif (self.failures or self._is_doubtful) and self._breaker.state is not State.OPEN:
                 await self._greet(self._base, self._manner, self._deadlines.first_audio_s)
             if self._now() - self._listed_at > self._deadlines.voices_every_s or not self._listed_at:
                 await self._list_voices()
@@ -112,7 +123,8 @@ class Upstream:
             if isinstance(error, UpstreamBusy):
                 self.has_sent_away(error)
             else:
-                self._breaker.failed(is_gone=self._manner is None or getattr(error, "is_gone", False))
+                speaks_no_more = self._manner is None or isinstance(error, UpstreamRefused)
+                self._breaker.failed(is_gone=speaks_no_more or getattr(error, "is_gone", False))
 
     async def speak(self, asked: SpeechAsked) -> AsyncGenerator[Pcm, None]:
         """At least one block, all at one rate. Raises `UpstreamError`. Closing it ends the connection."""
@@ -124,8 +136,14 @@ class Upstream:
         try:
             async with aclosing(self._answer(self._base, self._manner, asked, deadline_s)) as blocks:
                 async for block in blocks:
+                    self._heard_at = self._now()
                     yield block
             self._breaker.spoke()
+        except UpstreamLacks as error:
+            # The voice may be gone, or the model: the greeting tells.
+            self._is_doubtful = True
+            self.list_soon()
+            raise UpstreamFailed(str(error)) from None
         except UpstreamFailed as error:
             self.trouble = str(error)
             self._breaker.failed(is_gone=error.is_gone)
@@ -174,6 +192,7 @@ class Upstream:
     async def _greet(self, base: str, manner: Manner, deadline_s: float) -> None:
         async with aclosing(self._answer(base, manner, _GREETING, deadline_s)) as blocks:
             self.sample_rate = (await anext(blocks)).sample_rate
+        self._is_doubtful = False
         self._breaker.spoke()
 
     async def _manners(self, base: str) -> Sequence[Manner]:
@@ -187,23 +206,34 @@ class Upstream:
         self, base: str, manner: Manner, asked: SpeechAsked, first_audio_s: float
     ) -> AsyncGenerator[Pcm, None]:
         if len(asked.references) > manner.most_references:
-            raise UpstreamRefused(f"{self.url}: it takes {manner.most_references} recording, not several")
-        ends = self._now() + first_audio_s
-        late = f"no audio within {first_audio_s:g} s"
+            raise UpstreamFailed(f"{self.url}: it is not known to take {len(asked.references)} recordings")
+        began = self._now()
+        ends = began + first_audio_s
         try:
             async with asyncio.timeout_at(ends):
                 answer = await self._client.ask(f"{base}/audio/speech", asked.body(self._model, manner))
         except TimeoutError:
-            raise UpstreamFailed(f"{self.url}: {late}") from None
+            raise self._silent(began, first_audio_s) from None
         try:
             body = body_of(answer.headers, manner.response_format)
+            if asked.references and answer.headers.get("x-fishs2-voice", "").endswith("stand-in=1"):
+                raise UpstreamLacks(f"{self.url}: it does not clone, and would speak in a voice of its own")
             spoken_bytes = 0
-            while samples := await self._next(answer, body, ends, late):
+            while True:
+                try:
+                    async with asyncio.timeout_at(ends):
+                        samples = await _next(answer, body)
+                except TimeoutError:
+                    if not spoken_bytes:
+                        raise self._silent(began, first_audio_s) from None
+                    raise UpstreamFailed(f"{self.url}: it fell silent for {self._deadlines.gap_s:g} s") from None
+                if not samples:
+                    break
                 spoken_bytes += len(samples)
                 if spoken_bytes > 2 * body.sample_rate * _LONGEST_ANSWER_S:
                     raise BrokenBody(f"it went on for more than {_LONGEST_ANSWER_S:.0f} s")
                 yield Pcm(samples, body.sample_rate)
-                ends, late = self._now() + self._deadlines.gap_s, f"it fell silent for {self._deadlines.gap_s:g} s"
+                ends = self._now() + self._deadlines.gap_s
             if not spoken_bytes:
                 raise BrokenBody("it ended without a sound")
         except BrokenBody as error:
@@ -211,17 +241,21 @@ class Upstream:
         finally:
             await answer.close()
 
-    async def _next(self, answer: Answer, body: Body, ends: float, late: str) -> bytes:
-        """The next samples; empty at the end."""
-        try:
-            async with asyncio.timeout_at(ends):
-                while not body.is_over:
-                    data = await answer.read()
-                    if not data:
-                        body.end()
-                        return b""
-                    if samples := body.feed(data):
-                        return samples
-                return b""
-        except TimeoutError:
-            raise UpstreamFailed(f"{self.url}: {late}") from None
+    def _silent(self, began: float, waited_s: float) -> UpstreamError:
+        """What speaks other texts meanwhile is not broken: this one stands in its queue."""
+        text = f"{self.url}: no audio within {waited_s:g} s"
+        if self._heard_at > began:
+            return UpstreamBusy(f"{text}, while it speaks others", retry_after_s=_QUEUE_S)
+        return UpstreamFailed(text)
+
+
+async def _next(answer: Answer, body: Body) -> bytes:
+    """The next samples; empty at the end."""
+    while not body.is_over:
+        data = await answer.read()
+        if not data:
+            body.end()
+            return b""
+        if samples := body.feed(data):
+            return samples
+    return b""

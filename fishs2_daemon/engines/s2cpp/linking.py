@@ -50,9 +50,12 @@ class Linker:
 
     def open(self, path: Path, *, shared: bool) -> Any:
         """With `shared` others find their functions in it. Raises `EngineError` with the linker's own reason."""
+        return self._open(path, {path}, shared=shared)
+
+    def _open(self, path: Path, tried: set[Path], *, shared: bool) -> Any:
+        """`tried` are those that wait for this one, too: they may need each other."""
         _check_machine(path)
         flags = _flags(shared=shared)
-        tried = {path}
         while True:
             try:
                 library = self._ffi.dlopen(str(path), flags)
@@ -65,7 +68,7 @@ class Linker:
             if needed is None or needed in tried:
                 raise EngineError(f"{path} cannot be loaded: {reason}{_advice(reason)}")
             tried.add(needed)
-            self.open(needed, shared=True)
+            self._open(needed, tried, shared=True)
 
     def _needed(self, reason: str) -> Path | None:
         """What a reason misses, where it lies in one of the folders."""

@@ -45,6 +45,7 @@ class Pipeline:
         self._calls = library.calls
         self._ffi = library.ffi
         self._releases: list[Callable[[], None]] = []
+        self._is_closed = False
         self._callbacks = Callbacks(self._ffi, SAMPLE_RATE)
         try:
             self._pipeline = self._load(files)
@@ -63,6 +64,7 @@ class Pipeline:
 
     def encode(self, wav: Path, transcript: str, name: str, n_threads: int) -> Reference:
         """A reference of the audio file `wav`, which the error calls `name`."""
+        self._check_open()
         codes, frames = self._calls.AllocS2AudioPromptCodes(), self._ffi.new("int32_t *")
         if codes == self._ffi.NULL:
             raise _no_memory()
@@ -81,6 +83,7 @@ class Pipeline:
 
         The reference is one of codes always, never a file: libs2 speaks in another voice where it cannot read one.
         """
+        self._check_open()
         if self._calls.InitializeS2GenerateParams(self._generation, *astuple(wanted), _QUIET) != OK:
             raise EngineError("libs2 does not take the sampling settings")
         codes, frames, transcript = self._no_codes, 0, ""
@@ -98,8 +101,14 @@ class Pipeline:
 
     def close(self) -> None:
         """Give everything back, what uses before what is used. References are released before."""
+        self._is_closed = True
         while self._releases:
             self._releases.pop()()
+
+    def _check_open(self) -> None:
+        """A text that was being spoken may come for its next phrase behind `close`."""
+        if self._is_closed:
+            raise EngineError("libs2 is not loaded")
 
     def _stream(self, given: tuple[Any, ...], sink: Handover) -> tuple[int, str, bool]:
         with self._callbacks.to(sink) as answer:

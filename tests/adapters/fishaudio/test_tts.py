@@ -270,7 +270,7 @@ async def test_whole_answers_have_a_bound(running: Running, monkeypatch: pytest.
 async def test_bodies_have_a_bound(start: Start) -> None:
     running = await start(max_text_chars=10)
     for kind in ("msgpack", "json"):
-        answer = await post(running, "/v1/tts", b"a" * 23_000_000, kind)
+        answer = await post(running, "/v1/tts", b"a" * 46_000_000, kind)
         assert answer.status == 413
         error_of(answer)
 

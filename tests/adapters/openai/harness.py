@@ -30,6 +30,7 @@ class FakeService:
         self.metrics = Metrics()
         self.state = EngineState.READY
         self.detail = ""
+        self.instance = "this one"
         voices = (Voice("anna", "Anna", ("en-GB",)), Voice("echo", "A stored voice with OpenAI's name", ("en",)))
         self.engine: EngineInfo | None = EngineInfo("fake", RATE, 2, "anna", voices)
         self.running = 0

@@ -100,4 +100,4 @@ def test_when_to_come_back() -> None:
     assert retry_after_s({"retry-after": "soon"}) == 1
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     assert 25 < retry_after_s({"retry-after": soon}) <= 30
-    assert retry_after_s({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    assert retry_after_s({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 1

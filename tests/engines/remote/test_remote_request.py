@@ -126,5 +126,5 @@ async def test_a_server_that_takes_one_recording_is_not_asked_for_two(tmp_path: 
     meant = clip(tmp_path / "one.wav")
     async with loaded(SpeechServer(owner="vllm")) as remote:
         assert await remote.says("Text.", clips=(meant,)) == TONE
-        with pytest.raises(EngineError, match="it takes 1 recording, not several"):
+        with pytest.raises(EngineError, match="no server is known to speak like 2 recordings at a time"):
             await remote.says("Text.", clips=(meant, meant))
