@@ -121,7 +121,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         inside = [speaker for speaker in self.tasks if speaker.is_inside]
         waiting = self.waiting()
         assert (self.admission.running, self.admission.waiting) == (len(inside), len(waiting))
-        assert inside or not waiting, "somebody waits for nobody"
+        assert len(inside) >= self.slots or not waiting, "somebody waits for nobody"
 
     @precondition(lambda self: self.is_quiet)
     @invariant()

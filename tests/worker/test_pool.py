@@ -256,7 +256,7 @@ async def test_who_was_lost_with_a_worker_is_spoken_by_the_idle_one(employ: Empl
     settings.gpu_device = [0, 1]
     once = "import pathlib; seen = pathlib.Path(f'seen{options.gpu_device}'); again = seen.exists(); seen.touch()"
     load = f"options = self.options; {once}; await asyncio.sleep(60 if again else 0)"
-    async with employ(load=load, speak="await asyncio.sleep(0.5)") as pool:
+    async with employ(load=load, speak="await asyncio.sleep(1)") as pool:
         await pool.ready(10)
         await until(lambda: all(member.pid for member in pool.members))
         asking = asyncio.create_task(say(pool, "abc"))

@@ -1,29 +1,16 @@
 """A daemon that is changed while it speaks, by a signal and over HTTP: to another engine, to another model file."""
 
 import asyncio
-import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.daemons import Launch, Process, speaks
-
-GOLDEN = Path(__file__).parent / "golden"
-
-
-@pytest.fixture
-def two_models(tmp_path: Path) -> None:
-    """A tiny model as the files of two quantisations."""
-    pytest.importorskip("ggml", reason="the S2 engine's libraries are not installed")
-    (tmp_path / "models").mkdir()
-    for quant, file in {"q8_0": "tiny-f16.gguf", "f16": "tiny-f32.gguf"}.items():
-        shutil.copy(GOLDEN / file, tmp_path / "models" / f"s2-pro-{quant}.gguf")
-    shutil.copy(GOLDEN / "tokenizer.json", tmp_path / "models")
+from tests.reload.requests import health, lay_models, reload, until
 
 
 @asynccontextmanager
@@ -50,38 +37,24 @@ async def listeners(process: Process) -> AsyncIterator[list[int]]:
             await asyncio.gather(*asking, return_exceptions=True)
 
 
-async def ask(process: Process, **body: Any) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=process.url, timeout=60) as client:
-        return await client.post("/admin/reload", json=body)
-
-
-async def health(process: Process) -> dict[str, Any]:
-    async with httpx.AsyncClient(base_url=process.url) as client:
-        return dict((await client.get("/health")).json())
-
-
 @pytest.mark.usefixtures("two_models")
 async def test_quantisation_and_engine_change_and_no_request_is_refused(launch: Launch) -> None:
     process = launch(FISHS2_MAX_NEW_TOKENS="12")
     await process.says("ready: s2 is ready")
     async with listeners(process) as answers:
         before = process.workers
-        answer = await ask(process, model_quant="f16")
+        answer = await reload(process, model_quant="f16")
         assert (answer.status_code, answer.json()["engine"]) == (200, "s2")
         assert process.workers != before
-        answer = await ask(process, engine="espeak")
+        answer = await reload(process, engine="espeak")
         assert (answer.status_code, answer.json()["engine"]) == (200, "espeak")
         assert (await health(process))["engine"] == "espeak"
-        answer = await ask(process, engine="s2", model_quant="q8_0")
+        answer = await reload(process, engine="s2", model_quant="q8_0")
         assert (answer.status_code, answer.json()["engine"]) == (200, "s2")
         heard = len(answers)
-        async with asyncio.timeout(20):
-            while len(answers) < heard + 4:
-                await asyncio.sleep(0.02)
+        await until(lambda: len(answers) >= heard + 4)
     assert set(answers) == {200}
-    async with asyncio.timeout(20):
-        while len(process.workers) > 1:
-            await asyncio.sleep(0.02)
+    await until(lambda: len(process.workers) == 1)
     assert (await health(process))["state"] == "ready"
 
 
@@ -101,42 +74,35 @@ async def test_a_signal_switches_to_what_the_environment_file_says(launch: Launc
     assert process.workers == again, "nothing has changed: nobody is replaced"
 
 
+@pytest.mark.usefixtures("needs_s2")
+async def test_a_signal_takes_the_model_that_has_come_meanwhile(launch: Launch, tmp_path: Path) -> None:
+    process = launch(FISHS2_MAX_NEW_TOKENS="12")
+    await process.says("ready")
+    assert (await health(process))["engine"] == "espeak"
+    lay_models(tmp_path)
+    process.process.send_signal(signal.SIGHUP)
+    await process.says("reloaded")
+    assert (await health(process))["engine"] == "s2"
+
+
 @pytest.mark.usefixtures("two_models")
 async def test_what_cannot_speak_changes_nothing(launch: Launch, tmp_path: Path) -> None:
     process = launch(FISHS2_MAX_NEW_TOKENS="12", FISHS2_SKIP_DOWNLOADS="true")
     await process.says("ready: s2 is ready")
     before = process.workers
-    answer = await ask(process, model_quant="q2_k")
+    answer = await reload(process, model_quant="q2_k")
     assert answer.status_code == 422
     assert "s2-pro-q2_k.gguf" in answer.json()["error"]["message"]
     assert "s2 goes on speaking" in answer.json()["error"]["message"]
     (tmp_path / "models" / "s2-pro-q4_k_m.gguf").write_bytes(b"GGUF, but nothing of it")
-    answer = await ask(process, model_quant="q4_k_m")
+    answer = await reload(process, model_quant="q4_k_m")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
     for body in ({"model_quant": "q9"}, {"engine": "hal"}, {"model_path": "/etc/passwd"}, {"engine": 3}):
-        answer = await ask(process, **body)
+        answer = await reload(process, **body)
         assert answer.status_code == 422, body
         assert next(iter(body)) in answer.json()["error"]["message"].lower()
     assert process.workers == before
     assert await speaks(process)
-
-
-async def test_a_file_that_was_named_stays_the_one(launch: Launch) -> None:
-    process = launch(FISHS2_MODEL_PATH="my.gguf")
-    await process.says("ready")
-    answer = await ask(process, model_quant="q4_k_m")
-    assert answer.status_code == 422
-    assert "FISHS2_MODEL_PATH names the file" in answer.json()["error"]["message"]
-
-
-async def test_only_this_machine_may_ask_where_there_is_no_key(launch: Launch, tmp_path: Path) -> None:
-    process = launch(FISHS2_API_KEYS="sesame")
-    await process.says("ready")
-    assert (await ask(process)).status_code == 401
-    async with httpx.AsyncClient(base_url=process.url, headers={"Authorization": "Bearer sesame"}) as client:
-        (tmp_path / ".env").write_text("FISHS2_MAX_QUEUE=3\nFISHS2_PORT=1\nFISHS2_VOICES_DIR=elsewhere\n")
-        answer = await client.post("/admin/reload")
-    assert answer.json() == {"status": "reloaded", "engine": "espeak", "needs_restart": ["voices_dir"]}
 
 
 @pytest.mark.usefixtures("two_models")
@@ -150,9 +116,9 @@ async def test_an_idle_daemon_gives_the_memory_back_and_speaks_again(launch: Lau
     assert (await health(process))["status"] == "ok"
     async with httpx.AsyncClient(base_url=process.url) as client:
         assert (await client.get("/ready")).status_code == 200, "who is asked for the next text must wake it"
-    client = await process.connect()
-    await client.send("describe")
-    event = await client.receive()
+    peer = await process.connect()
+    await peer.send("describe")
+    event = await peer.receive()
     assert event
     assert event.data["tts"][0]["voices"]
     assert await speaks(process)
