@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from fishs2_daemon.engines.s2.loading import Loaded, load
 from fishs2_daemon.engines.s2.prompt import Reference
 from fishs2_daemon.engines.s2.sampling import Sampling
 from fishs2_daemon.settings import Settings
+from fishs2_daemon.worker.process import engine_options
 
 #: Between two looks at whether the last frame in flight was collected.
 #: A made-up tokenizer has a token for nearly every byte: that many make as long a prompt as a sentence of S2 Pro's.
@@ -93,10 +94,8 @@ class Inside:
 @contextmanager
 def opened(settings: Settings, *, slots: int, context: int) -> Iterator[Inside]:
     """The engine that `settings` name, of so many slots. Raises `EngineError`."""
-    given = {field.name: getattr(settings, field.name) for field in fields(EngineOptions)}
-    given |= {name: str(given[name]) for name in ("model_path", "tokenizer_path")}
-    given |= {"gpu_device": settings.gpu_device[0], "slots": slots, "context": context}
-    loaded = load(EngineOptions(**given), lambda fraction: None)
+    options = engine_options(settings, settings.gpu_device[0]) | {"slots": slots, "context": context}
+    loaded = load(EngineOptions(**options), lambda fraction: None)
     try:
         yield Inside(loaded)
     finally:
