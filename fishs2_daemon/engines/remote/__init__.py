@@ -3,6 +3,6 @@
 engine ── phrases ── what is asked in one go                  ahead    what has come before it was wanted
   │
 choice ── upstream ── client ── body, sse                     breaker  whether a server is asked at all
-             │
-          manner, request, clips, listing, key                what it is asked, and how it wants to be asked
+             │                                                errors   what is wrong, in its words and ours
+          request, clips, listing                             what it is asked, and how it wants to be asked
 """

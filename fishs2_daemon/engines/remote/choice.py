@@ -11,8 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from fishs2_daemon.engines.remote.errors import UpstreamBusy, UpstreamFailed
-from fishs2_daemon.engines.remote.refusal import reasons_in
+from fishs2_daemon.engines.remote.errors import UpstreamBusy, UpstreamFailed, reasons_in
 from fishs2_daemon.engines.remote.request import SpeechAsked
 from fishs2_daemon.engines.remote.upstream import Upstream
 from fishs2_daemon.errors import EngineError

@@ -1,4 +1,4 @@
-"""HTTP with an upstream: what goes wrong there in the words of `remote/errors.py`."""
+"""HTTP with an upstream, and the key that it wants: what goes wrong there in the words of `remote/errors.py`."""
 
 import asyncio
 import json
@@ -6,23 +6,30 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 
 from fishs2_daemon import __version__
-from fishs2_daemon.engines.remote.deadlines import Deadlines
 from fishs2_daemon.engines.remote.errors import (
     UpstreamBusy,
     UpstreamError,
     UpstreamFailed,
     UpstreamLacks,
     UpstreamRefused,
+    message_in,
+    retry_after_s,
 )
-from fishs2_daemon.engines.remote.key import ApiKey
-from fishs2_daemon.engines.remote.refusal import message_in, retry_after_s
+from fishs2_daemon.engines.remote.request import Deadlines
+from fishs2_daemon.errors import EngineError
 from fishs2_daemon.peers import INSTANCE_HEADER
+
+_log = logging.getLogger(__name__)
+
+#: Longer than any key; a file that is larger is another file.
+_KEY_FILE_BYTES = 4096
 
 #: Servers close an idle connection after 5 s or later; one that is just being closed cannot be asked again.
 _IDLE_S = 3.0
@@ -42,6 +49,43 @@ _TROUBLE = frozenset({_UNAUTHORIZED, 403, 407, 408, 425})
 
 #: There is no such thing at that address.
 NOT_THERE = frozenset({404, 405, 501})
+
+
+class ApiKey:
+    """The first line of `path` that is neither blank nor a comment, as of the last `read`; empty without a path."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._value = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self._value}"} if self._value else {}
+
+    def read(self) -> None:
+        """Blocks. Raises `EngineError` that names the setting and never shows what is in the file."""
+        if self._path is None:
+            return
+        try:
+            with Path(self._path).open("rb") as file:
+                text = file.read(_KEY_FILE_BYTES).decode("ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it holds more than ASCII"
+            raise EngineError(f"FISHS2_REMOTE_API_KEY_FILE: {self._path} cannot be used: {reason}") from None
+        lines = (line.strip() for line in text.splitlines())
+        value = next((line for line in lines if line and not line.startswith("#")), "")
+        if not value or not value.isprintable() or " " in value:
+            raise EngineError(f"FISHS2_REMOTE_API_KEY_FILE: there is no key in {self._path}")
+        self._value = value
+
+    def read_again(self) -> bool:
+        """Whether it is another one now. A file that is wrong in this moment changes nothing."""
+        before = self._value
+        try:
+            self.read()
+        except EngineError as error:
+            _log.warning("%s; the key of before is kept", error)
+        return self._value != before
 
 
 class Client:
@@ -68,6 +112,10 @@ class Client:
 
     async def close(self) -> None:
         await self._http.aclose()
+
+    async def read_key_again(self) -> bool:
+        """Whether it is another one now."""
+        return await asyncio.to_thread(self._key.read_again)
 
     async def status(self, url: str) -> int:
         """Of a GET, whose body does not matter."""
@@ -101,7 +149,7 @@ class Client:
             # Somebody may have changed the key at both ends.
             if response.status_code != _UNAUTHORIZED or attempt == 2:
                 break
-            if not await asyncio.to_thread(self._key.read_again):
+            if not await self.read_key_again():
                 break
         raise _refusal(url, response, words)
 

@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import astuple, replace
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,9 @@ from fishs2_daemon.audio.convert import PcmConverter
 from fishs2_daemon.engines.base import EngineOptions, Progress, Utterance, pauses
 from fishs2_daemon.engines.remote.ahead import ReadAhead
 from fishs2_daemon.engines.remote.clips import ClipUrls
-from fishs2_daemon.engines.remote.deadlines import DEADLINES, Deadlines
-from fishs2_daemon.engines.remote.key import ApiKey
+from fishs2_daemon.engines.remote.errors import reasons_in
 from fishs2_daemon.engines.remote.phrases import JoinedPhrases
-from fishs2_daemon.engines.remote.refusal import reasons_in
-from fishs2_daemon.engines.remote.request import DEFAULT_VOICE, Reference, SpeechAsked
+from fishs2_daemon.engines.remote.request import DEADLINES, DEFAULT_VOICE, Deadlines, Reference, SpeechAsked
 from fishs2_daemon.errors import EngineError
 from fishs2_daemon.speech import EngineInfo, Pcm, Voice
 
@@ -34,6 +32,9 @@ _log = logging.getLogger(__name__)
 
 #: Of one answer: three quarters of a minute at 44.1 kHz.
 _READ_AHEAD_BYTES = 4 * 1024 * 1024
+
+#: Of a text, that wait for their turn; beyond that its source is not read on.
+_WAITING_CHARS = 64 * 1024
 
 #: Of all voices together, as JSON; the wire to the daemon has room for a quarter more.
 _VOICES_BYTES = 3 * 1024 * 1024
@@ -51,7 +52,6 @@ class RemoteEngine:
     def __init__(self, options: EngineOptions, deadlines: Deadlines = DEADLINES) -> None:
         self._options = options
         self._deadlines = deadlines
-        self._key = ApiKey(options.remote_api_key_file)
         self._clips = ClipUrls()
         self._upstreams: list[Upstream] = []
         self._client: Client | None = None
@@ -66,15 +66,16 @@ class RemoteEngine:
             raise EngineError("FISHS2_REMOTE_URLS names no server; such as http://gpu.local:8020/v1")
         try:
             from fishs2_daemon.engines.remote.choice import Choice
-            from fishs2_daemon.engines.remote.client import Client
+            from fishs2_daemon.engines.remote.client import ApiKey, Client
             from fishs2_daemon.engines.remote.upstream import Upstream
         except ImportError as error:
             raise EngineError(f"{error.name} is missing: pip install 'fishs2-daemon[remote]'") from None
         progress("asking the servers", 0.0)
-        await asyncio.to_thread(self._key.read)
+        key = ApiKey(self._options.remote_api_key_file)
+        await asyncio.to_thread(key.read)
         speaks_tls = any(url.startswith("https:") for url in urls)
         instance = self._options.instance
-        self._client = client = Client(self._key, self._deadlines, instance=instance, speaks_tls=speaks_tls)
+        self._client = client = Client(key, self._deadlines, instance=instance, speaks_tls=speaks_tls)
         model = self._options.remote_model
         self._upstreams = [Upstream(url, model, client, self._deadlines) for url in urls]
         self._choice = Choice(self._upstreams, self._deadlines.patience_s)
@@ -95,7 +96,11 @@ class RemoteEngine:
     async def speak(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
         self._info()
         references = tuple([await self._clips.reference(clip) for clip in utterance.clips])
-        async with ReadAhead(self._spoken(utterance, references), _READ_AHEAD_BYTES) as blocks:
+        # The server is done with a phrase, and asked for the next one, while this one is still being heard.
+        async with (
+            aclosing(self._spoken(utterance, references)) as spoken,
+            ReadAhead(spoken, _READ_AHEAD_BYTES, lambda block: len(block.samples)) as blocks,
+        ):
             async for block in blocks:
                 yield block
 
@@ -143,11 +148,7 @@ class RemoteEngine:
                 _log.exception("looking at %s", upstream.url)
             finally:
                 looked.set()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(upstream.next_look_s):
-                    await upstream.wanted.wait()
-                    upstream.wanted.clear()
-                    await asyncio.to_thread(self._key.read_again)
+            await upstream.rest()
 
     def _info(self) -> EngineInfo:
         if self._choice is None:
@@ -171,7 +172,8 @@ class RemoteEngine:
             raise EngineError("the engine is being closed")
         upstream: Upstream | None = None
         voice = DEFAULT_VOICE if references else utterance.voice
-        async with JoinedPhrases(utterance.phrases) as phrases:
+        async with ReadAhead(utterance.phrases, _WAITING_CHARS, len) as waiting:
+            phrases = JoinedPhrases(waiting)
             while (phrase := await phrases.take((upstream or choice).most_chars)) is not None:
                 asked = SpeechAsked(str(phrase), voice, references, utterance.sampling)
                 begun = await choice.begin(asked, only=upstream)

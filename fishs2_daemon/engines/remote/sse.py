@@ -1,4 +1,6 @@
-"""Audio in server-sent events, as OpenAI's API sends it, and as SGLang-Omni did in its first releases.
+"""Which kind of body an answer has; and audio in server-sent events.
+
+OpenAI's API sends it so, and SGLang-Omni did in its first releases:
 
 data: {"type": "speech.audio.delta", "audio": "<base64>"}            data: {"object": "audio.speech.chunk",
 data: {"type": "speech.audio.done"}                                         "audio": {"data": "<base64>"}, ...}
@@ -7,14 +9,30 @@ data: {"type": "speech.audio.done"}                                         "aud
 import base64
 import binascii
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from fishs2_daemon.engines.remote.body import Body, PcmBody, WavBody
-from fishs2_daemon.engines.remote.errors import BrokenBody
-from fishs2_daemon.engines.remote.refusal import message_of
+from fishs2_daemon.engines.remote.body import PCM_RATE, Body, PcmBody, WavBody
+from fishs2_daemon.engines.remote.errors import BrokenBody, message_of
 
 #: A minute of 16-bit audio at 44.1 kHz in base64, and as much again: some servers send all in one.
 _EVENT_BYTES = 16 * 1024 * 1024
+
+
+def body_of(headers: Mapping[str, str], asked_format: str) -> Body:
+    """For an answer with these headers (lower-case names) to a request for "wav" or "pcm"."""
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise BrokenBody("it is compressed, which nobody asked for")
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "text/event-stream":
+        return SseBody(_plain_body(asked_format, headers))
+    if kind in ("audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave"):
+        return WavBody()
+    if kind in ("audio/pcm", "audio/x-pcm"):
+        return _plain_body("pcm", headers)
+    if kind in ("", "application/octet-stream"):
+        return _plain_body(asked_format, headers)
+    raise BrokenBody(f"it is {kind[:60]!r}, not {asked_format}")
 
 
 class SseBody:
@@ -116,3 +134,15 @@ def _audio_of(event: dict[str, Any]) -> tuple[str, object]:
     told = event.get("audio")
     audio, rate = (told.get("data"), told.get("sample_rate")) if isinstance(told, dict) else (told, None)
     return (audio, rate) if isinstance(audio, str) else ("", None)
+
+
+def _plain_body(format_: str, headers: Mapping[str, str]) -> Body:
+    """Without events around it."""
+    if format_ != "pcm":
+        return WavBody()
+    if (headers.get("x-channels", "1"), headers.get("x-bit-depth", "16")) != ("1", "16"):
+        raise BrokenBody("it is not 16-bit mono")
+    rate = headers.get("x-sample-rate", "").strip() or str(PCM_RATE)
+    if not (rate.isascii() and rate.isdigit() and len(rate) <= 9):
+        raise BrokenBody(f"its sample rate is {rate[:60]!r}")
+    return PcmBody(int(rate))

@@ -8,7 +8,6 @@ from contextlib import aclosing, suppress
 from fishs2_daemon.engines.remote.body import Body
 from fishs2_daemon.engines.remote.breaker import Breaker, State
 from fishs2_daemon.engines.remote.client import NOT_THERE, Answer, Client
-from fishs2_daemon.engines.remote.deadlines import Deadlines
 from fishs2_daemon.engines.remote.errors import (
     BrokenBody,
     UpstreamBusy,
@@ -17,10 +16,9 @@ from fishs2_daemon.engines.remote.errors import (
     UpstreamLacks,
     UpstreamRefused,
 )
-from fishs2_daemon.engines.remote.kinds import body_of
 from fishs2_daemon.engines.remote.listing import owner_of, voices_of
-from fishs2_daemon.engines.remote.manner import Manner, manners_of
-from fishs2_daemon.engines.remote.request import DEFAULT_VOICE, SpeechAsked
+from fishs2_daemon.engines.remote.request import DEFAULT_VOICE, Deadlines, Manner, SpeechAsked, manners_of
+from fishs2_daemon.engines.remote.sse import body_of
 from fishs2_daemon.speech import Pcm, Voice
 
 _log = logging.getLogger(__name__)
@@ -42,17 +40,18 @@ _OK, _FORBIDDEN = 200, (401, 403)
 
 
 class Upstream:
-    """`look` once, and again whenever its time has come; then, while it `is_ready`, `speak`."""
+    """The server at `url`, which ends without a slash. `look` at it and let it `rest` in turns; while it `is_ready`, it
+    may `speak`."""
 
     def __init__(self, url: str, model: str, client: Client, deadlines: Deadlines) -> None:
-        self.url = url.rstrip("/")
+        self.url = url
         self.outstanding = 0
         self.voices: tuple[Voice, ...] = ()
         self.sample_rate = 0
         self.trouble = "it was not asked yet"
         self.busy_until = 0.0
         self.last_asked = 0.0
-        self.wanted = asyncio.Event()
+        self._wanted = asyncio.Event()
         self._model = model
         self._client = client
         self._deadlines = deadlines
@@ -80,11 +79,6 @@ class Upstream:
         return self._manner.most_chars if self._manner else 0
 
     @property
-    def next_look_s(self) -> float:
-        """When to look at it again, unless it is `wanted` before."""
-        return self._breaker.pause_left_s or self._deadlines.health_every_s
-
-    @property
     def most_references(self) -> int | None:
         """Of one request; None while that is not known."""
         return self._manner.most_references if self._manner else None
@@ -95,7 +89,7 @@ class Upstream:
     def list_soon(self) -> None:
         """The next `look`, which is at once, asks for the voices."""
         self._listed_at = 0.0
-        self.wanted.set()
+        self._wanted.set()
 
     def has_sent_away(self, busy: UpstreamBusy) -> None:
         """It sent a text away, and so it is well. It is to be left alone for a while."""
@@ -125,6 +119,14 @@ class Upstream:
             else:
                 speaks_no_more = self._manner is None or isinstance(error, UpstreamRefused)
                 self._breaker.failed(is_gone=speaks_no_more or getattr(error, "is_gone", False))
+
+    async def rest(self) -> None:
+        """Until it is time to look at it again, or somebody wants to know of its voices, and maybe changed the key."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._breaker.pause_left_s or self._deadlines.health_every_s):
+                await self._wanted.wait()
+                self._wanted.clear()
+                await self._client.read_key_again()
 
     async def speak(self, asked: SpeechAsked) -> AsyncGenerator[Pcm, None]:
         """At least one block, all at one rate. Raises `UpstreamError`. Closing it ends the connection."""

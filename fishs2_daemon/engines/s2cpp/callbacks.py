@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fishs2_daemon.engines.s2cpp.handover import Handover
-from fishs2_daemon.engines.s2cpp.wav_stream import WavStream
+from fishs2_daemon.engines.s2cpp.samples import WavStream
+from fishs2_daemon.engines.s2cpp.thread import Handover
 from fishs2_daemon.errors import EngineError
 
 _GO_ON, _STOP = 1, 0

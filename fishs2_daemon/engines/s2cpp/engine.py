@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fishs2_daemon.engines.base import S2_LANGUAGES, EngineOptions, Progress, Utterance, pauses
-from fishs2_daemon.engines.s2cpp.device import devices
 from fishs2_daemon.engines.s2cpp.generation import Generation
-from fishs2_daemon.engines.s2cpp.handover import Handover
 from fishs2_daemon.engines.s2cpp.library import S2Library
-from fishs2_daemon.engines.s2cpp.model_files import ModelFiles
+from fishs2_daemon.engines.s2cpp.model import ModelFiles, devices
 from fishs2_daemon.engines.s2cpp.pipeline import Pipeline, Reference
 from fishs2_daemon.engines.s2cpp.references import References
 from fishs2_daemon.engines.s2cpp.samples import SAMPLE_RATE
 from fishs2_daemon.engines.s2cpp.text_voice import Cast
-from fishs2_daemon.engines.s2cpp.thread import NativeThread
+from fishs2_daemon.engines.s2cpp.thread import Handover, NativeThread
 from fishs2_daemon.errors import EngineError
 from fishs2_daemon.speech import EngineInfo, Pcm, Voice
 

@@ -12,18 +12,37 @@ import numpy as np
 
 from fishs2_daemon.engines.s2cpp import generation
 from fishs2_daemon.engines.s2cpp.callbacks import Callbacks
-from fishs2_daemon.engines.s2cpp.codes import CANCELLED, OK, encoding_failed, speaking_failed
-from fishs2_daemon.engines.s2cpp.device import Device
 from fishs2_daemon.engines.s2cpp.generation import Generation
-from fishs2_daemon.engines.s2cpp.handover import Handover
 from fishs2_daemon.engines.s2cpp.library import S2Library
-from fishs2_daemon.engines.s2cpp.model_files import ModelFiles
+from fishs2_daemon.engines.s2cpp.model import Device, ModelFiles
 from fishs2_daemon.engines.s2cpp.samples import FRAME_SAMPLES, SAMPLE_RATE, pcm16
+from fishs2_daemon.engines.s2cpp.thread import Handover
 from fishs2_daemon.errors import EngineError
 
 _log = logging.getLogger(__name__)
 
 _QUIET = 0
+
+_OK = 1
+_CANCELLED = -10
+
+#: What the return codes of the functions that speak mean to the one who reads the error.
+_SPEAKING = {
+    0: "it was given bad arguments, or its pipeline is not ready",
+    -1: "it could not read the reference and spoke in another voice",
+    -4: "the synthesis failed",
+    -6: "it could not write its WAV file",
+    -7: "a reference needs the words that are said in it",
+    -8: "the reference came without its length",
+    -9: "it was given nothing to hand its audio to",
+    _CANCELLED: "it stopped, and nobody had asked it to",
+}
+
+#: And those of the one that encodes a reference.
+_ENCODING = {
+    0: "it was given bad arguments, or its pipeline is not ready",
+    -1: "it cannot read or encode the audio",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +89,10 @@ class Pipeline:
             raise _no_memory()
         status = self._calls.InitializeAudioPromptCodes(self._pipeline, n_threads, os.fsencode(wav), codes, frames)
         reference = Reference(codes, frames[0], transcript)
-        if status == OK and reference.frames > 0:
+        if status == _OK and reference.frames > 0:
             return reference
         self.release(reference)
-        raise encoding_failed(status, name) if status != OK else EngineError(f"libs2 found no voice in {name}")
+        raise _encoding_failed(status, name) if status != _OK else EngineError(f"libs2 found no voice in {name}")
 
     def release(self, reference: Reference) -> None:
         self._calls.ReleaseS2AudioPromptCodes(reference.codes)
@@ -84,7 +103,7 @@ class Pipeline:
         The reference is one of codes always, never a file: libs2 speaks in another voice where it cannot read one.
         """
         self._check_open()
-        if self._calls.InitializeS2GenerateParams(self._generation, *astuple(wanted), _QUIET) != OK:
+        if self._calls.InitializeS2GenerateParams(self._generation, *astuple(wanted), _QUIET) != _OK:
             raise EngineError("libs2 does not take the sampling settings")
         codes, frames, transcript = self._no_codes, 0, ""
         if reference:
@@ -92,10 +111,10 @@ class Pipeline:
         given = (codes, self._ffi.new("int32_t *", frames), b"", _utf8(transcript), _utf8(text))
         status, message, heard = self._stream(given, sink) if self.streams else self._whole(given, sink)
         if sink.cancelled:
-            if status not in (OK, CANCELLED):
-                _log.info("an answer that was cancelled: %s", speaking_failed(status, message))
-        elif status != OK:
-            raise speaking_failed(status, message)
+            if status not in (_OK, _CANCELLED):
+                _log.info("an answer that was cancelled: %s", _speaking_failed(status, message))
+        elif status != _OK:
+            raise _speaking_failed(status, message)
         elif not heard:
             raise EngineError("libs2 spoke the text without a sound")
 
@@ -126,11 +145,11 @@ class Pipeline:
 
     def _whole(self, given: tuple[Any, ...], sink: Handover) -> tuple[int, str, bool]:
         if sink.cancelled:
-            return CANCELLED, "", False
+            return _CANCELLED, "", False
         count = self._ffi.new("int32_t *")
         status = self._calls.S2Synthesize(self._pipeline, self._generation, self._buffer, *given, b"", count)
         data = self._calls.GetS2AudioBufferDataPointer(self._buffer)
-        if status != OK or data == self._ffi.NULL or count[0] <= 0:
+        if status != _OK or data == self._ffi.NULL or count[0] <= 0:
             return status, "", False
         wave = np.frombuffer(self._ffi.buffer(data, 4 * count[0]), np.float32)
         for start in range(0, len(wave), FRAME_SAMPLES):
@@ -160,7 +179,7 @@ class Pipeline:
             loaded = calls.InitializeS2PipelineFromFiles(
                 pipeline, model, tokenizer, *place, device.gpu_layers, int(device.is_gpu)
             )
-            if loaded != OK:
+            if loaded != _OK:
                 raise self._refused(f"{files.model.name} and {files.tokenizer.name}", loaded)
             return pipeline
         # Released in the opposite order: the pipeline borrows the others, and where the codec shares the model's file
@@ -169,7 +188,7 @@ class Pipeline:
             self._new(kind) for kind in ("Tokenizer", "AudioCodec", "Model", "Pipeline")
         )
         self._load_model(transformer, model, files.model.name)
-        if (status := calls.InitializeS2Tokenizer(words, tokenizer)) != OK:
+        if (status := calls.InitializeS2Tokenizer(words, tokenizer)) != _OK:
             raise self._refused(files.tokenizer.name, status)
         calls.SyncS2TokenizerConfigFromS2Model(transformer, words)
         if self._library.has("InitializeS2AudioCodecModelShared"):
@@ -177,9 +196,9 @@ class Pipeline:
         else:
             _log.info("this libs2 reads the model's file twice: it takes twice the memory")
             status = calls.InitializeS2AudioCodec(codec, model, *place)
-        if status != OK:
+        if status != _OK:
             raise self._refused(f"the codec of {files.model.name}", status)
-        if (status := calls.InitializeS2Pipeline(pipeline, words, transformer, codec)) != OK:
+        if (status := calls.InitializeS2Pipeline(pipeline, words, transformer, codec)) != _OK:
             raise self._refused(f"a pipeline of {files.model.name}", status)
         return pipeline
 
@@ -192,7 +211,7 @@ class Pipeline:
             if device.gpu_layers >= 0:
                 _log.warning("FISHS2_N_GPU_LAYERS has no effect: this libs2 puts all layers on the GPU")
             status = calls.InitializeS2Model(model, path, *place)
-        if status != OK:
+        if status != _OK:
             raise self._refused(name, status)
 
     def _refused(self, what: str, status: int) -> EngineError:
@@ -208,3 +227,17 @@ def _utf8(text: str) -> bytes:
 
 def _no_memory() -> EngineError:
     return EngineError("libs2 has no memory left")
+
+
+def _speaking_failed(status: int, message: str = "") -> EngineError:
+    """`message` is what libs2 said of it, where it did."""
+    return _failed("libs2 could not speak the text", _SPEAKING, status, message)
+
+
+def _encoding_failed(status: int, name: str) -> EngineError:
+    return _failed(f"libs2 could not make a voice of {name}", _ENCODING, status, "")
+
+
+def _failed(what: str, meanings: dict[int, str], status: int, message: str) -> EngineError:
+    meaning = meanings.get(status, "a code that this daemon does not know")
+    return EngineError(f"{what}: {meaning} ({status})" + (f": {message}" if message else ""))

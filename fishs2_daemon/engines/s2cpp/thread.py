@@ -1,13 +1,18 @@
-"""The one thread that calls libs2."""
+"""The one thread that calls libs2, and the way of its sound to the event loop."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from fishs2_daemon.engines.s2cpp.samples import SAMPLE_BYTES, SAMPLE_RATE
 from fishs2_daemon.errors import EngineError
 
 _T = TypeVar("_T")
+
+#: A thread that is this far ahead of its listener waits: one second. More is on its way in the daemon.
+AHEAD_BYTES = SAMPLE_BYTES * SAMPLE_RATE
 
 
 class NativeThread:
@@ -34,3 +39,60 @@ class NativeThread:
     def end(self) -> None:
         """Does not wait for a call that still runs."""
         self._executor.shutdown(wait=False)
+
+
+class Handover:
+    """Made on the loop. Any thread may `put` and `end`; what has gathered is taken at once.
+
+    What lies here is bounded by `ahead_bytes` and the last block that was put.
+    """
+
+    def __init__(self, ahead_bytes: int = AHEAD_BYTES) -> None:
+        self._ahead_bytes = ahead_bytes
+        self._loop = asyncio.get_running_loop()
+        self._came = asyncio.Event()
+        self._changed = threading.Condition()
+        self._gathered = bytearray()
+        self._ended = False
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def put(self, samples: bytes) -> bool:
+        """Waits while the listener is behind. False where there is none any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._cancelled or len(self._gathered) < self._ahead_bytes)
+            if self._cancelled:
+                return False
+            self._gathered += samples
+        self._loop.call_soon_threadsafe(self._came.set)
+        return True
+
+    def end(self) -> None:
+        """Nothing more is put."""
+        with self._changed:
+            self._ended = True
+        self._loop.call_soon_threadsafe(self._came.set)
+
+    def cancel(self) -> None:
+        """Nobody listens any more: whoever waits to put goes on at once."""
+        with self._changed:
+            self._cancelled = True
+            self._gathered.clear()
+            self._changed.notify_all()
+
+    async def take(self) -> bytes:
+        """What has gathered since the last call, or nothing after the end."""
+        while True:
+            await self._came.wait()
+            self._came.clear()
+            with self._changed:
+                samples, ended = bytes(self._gathered), self._ended
+                self._gathered.clear()
+                self._changed.notify_all()
+            if ended:
+                self._came.set()
+            if samples or ended:
+                return samples

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from fishs2_daemon.engines.base import EngineOptions, Utterance
-from fishs2_daemon.engines.remote.deadlines import DEADLINES, Deadlines
 from fishs2_daemon.engines.remote.engine import RemoteEngine
+from fishs2_daemon.engines.remote.request import DEADLINES, Deadlines
 from fishs2_daemon.speech import Pcm
 from fishs2_daemon.text.phrase import Phrase
 from tests.engines.remote.server import SpeechServer, serving

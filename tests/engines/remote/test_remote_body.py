@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from fishs2_daemon.audio import wav
 from fishs2_daemon.engines.remote.body import Body, PcmBody, WavBody
 from fishs2_daemon.engines.remote.errors import BrokenBody
-from fishs2_daemon.engines.remote.kinds import body_of
-from fishs2_daemon.engines.remote.sse import SseBody
+from fishs2_daemon.engines.remote.sse import SseBody, body_of
 from tests.engines.remote.server import TONE, wav_of
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fishs2_daemon.engines.base import Utterance
+from fishs2_daemon.engines.remote.breaker import FAILURES_TO_OPEN
 from fishs2_daemon.errors import EngineError
 from tests.engines.remote.conftest import QUICK, Phrases, Remote, loaded
 from tests.engines.remote.server import TONE, Answer, Exchange, SpeechServer, wav_of
@@ -185,6 +186,38 @@ async def test_nobody_waits_for_longer_than_patience() -> None:
         assert time.monotonic() - began < 0.5
 
 
+@pytest.mark.parametrize("told", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
+async def test_a_server_that_wants_to_be_asked_again_at_once_is_not_asked_in_a_loop(told: str) -> None:
+    server = SpeechServer(busy(10**6, retry_after=told))
+    async with loaded(server, deadlines=replace(QUICK, patience_s=0.2)) as remote, asyncio.timeout(2):
+        with pytest.raises(EngineError, match=r"the queue is full \(503\)"):
+            await remote.says("Text.")
+        assert len(server.kept) == 1
+
+
+async def test_a_server_with_a_queue_is_busy_and_not_broken() -> None:
+    """It speaks one text at a time, and lets the others wait in silence."""
+    turn = asyncio.Lock()
+
+    async def queueing(exchange: Exchange) -> None:
+        async with turn:
+            await exchange.head()
+            for at in range(0, len(wav_of(TONE)), 2500):
+                await exchange.chunk(wav_of(TONE)[at : at + 2500])
+                await asyncio.sleep(0.1)
+            await exchange.end()
+
+    async with loaded(SpeechServer(queueing), deadlines=replace(QUICK, health_every_s=9)) as remote:
+        texts = [asyncio.create_task(remote.says("Text.")) for _ in range(2 + FAILURES_TO_OPEN)]
+        await asyncio.wait(texts, return_when=asyncio.FIRST_EXCEPTION)
+        await asyncio.sleep(0.05)
+        assert await remote.says("Text.") == TONE
+        answers = await asyncio.gather(*texts, return_exceptions=True)
+    late = [str(answer) for answer in answers if answer != TONE]
+    assert FAILURES_TO_OPEN <= len(late) < len(answers)
+    assert all("no audio within 0.6 s, while it speaks others" in text for text in late)
+
+
 async def test_a_text_that_has_begun_waits_for_its_server() -> None:
     async def second_is_busy(exchange: Exchange) -> None:
         await busy(2)(exchange) if len(exchange.server.kept) == 2 else await exchange.speech()
@@ -263,3 +296,14 @@ async def test_closing_the_engine_ends_every_task_and_connection(remote: Remote,
     await until(lambda: not server.writers)
     with pytest.raises(EngineError, match="no server was asked yet"):
         await remote.says("Text.")
+
+
+async def test_a_text_that_goes_on_when_the_engine_is_closed_is_an_error(remote: Remote) -> None:
+    phrases = Phrases(["One."], ends=False)
+    async with aclosing(remote.engine.speak(Utterance("default", phrases))) as blocks:
+        await anext(blocks)
+        await remote.engine.close()
+        phrases.put("Two.")
+        phrases.end()
+        with pytest.raises(EngineError):
+            _ = [block async for block in blocks]

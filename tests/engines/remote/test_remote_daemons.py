@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.daemons import Launch, Process
+from tests.daemons import Launch, Process, free_port
 from tests.sound import is_alike
 from tests.wyoming_server.peer import LONG_TEXT
 
@@ -59,6 +59,16 @@ async def test_both_doors_speak_with_another_daemon_s_voice(launch: Launch) -> N
     assert health["engine"] == "remote"
     assert [voice["id"] for voice in listed[0]] == [voice["id"] for voice in listed[1]]
     assert "Traceback" not in front.log.read_text()
+
+
+async def test_a_daemon_notices_that_it_was_given_its_own_address(launch: Launch) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/v1"
+    front = launch(FISHS2_ENGINE="remote", FISHS2_PORT=str(port), FISHS2_REMOTE_URLS=url)
+    async with asyncio.timeout(10):
+        await front.says("this is the daemon that asks: FISHS2_REMOTE_URLS names its own address")
+    front.http = port
+    assert (await over_http(front)).status_code == 503
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fishs2_daemon.engines.remote import listing
+from fishs2_daemon.engines.remote.errors import message_in, reasons_in, retry_after_s
 from fishs2_daemon.engines.remote.listing import owner_of, voices_of
-from fishs2_daemon.engines.remote.refusal import message_in, reasons_in, retry_after_s
 from fishs2_daemon.speech import Voice
 
 ANY = st.recursive(

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from fishs2_daemon import configuration
 from fishs2_daemon.engines.base import EngineOptions
 from fishs2_daemon.engines.remote.engine import RemoteEngine
-from fishs2_daemon.errors import EngineError
+from fishs2_daemon.errors import ConfigError, EngineError
 from fishs2_daemon.speech import EngineInfo
 from tests.engines.remote.conftest import QUICK, loaded
 from tests.engines.remote.server import GREETING, RATE, TONE, Exchange, SpeechServer, closed_port, serving
@@ -45,6 +46,12 @@ async def test_what_it_says_of_itself() -> None:
 async def test_no_server_is_set() -> None:
     with pytest.raises(EngineError, match="FISHS2_REMOTE_URLS names no server"):
         await load(engine())
+
+
+@pytest.mark.parametrize("url", ["http://[::1/v1", "http://host:port/v1", "http://127.0.0.1:99999/v1"])
+def test_an_address_that_is_none_is_refused_where_it_is_set(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"FISHS2_REMOTE_URLS.*http:// or https:// addresses \("):
+        configuration.load(engine="remote", remote_urls=["http://127.0.0.1:8020/v1", url])
 
 
 async def test_every_server_that_cannot_be_used_is_named_with_the_reason() -> None:

@@ -19,7 +19,8 @@ from tests.engines.remote.server import RATE, TONE, Exchange, SpeechServer, wav_
 
 async def joined(phrases: AsyncIterator[Phrase], most_chars: int = 1000) -> list[Phrase]:
     found = []
-    async with JoinedPhrases(phrases) as source:
+    async with ReadAhead(phrases, 1000, len) as waiting:
+        source = JoinedPhrases(waiting)
         while (phrase := await source.take(most_chars)) is not None:
             found.append(phrase)
     return found
@@ -59,7 +60,8 @@ async def test_the_error_of_a_text_comes_behind_its_phrases() -> None:
         yield Phrase("One.")
         raise ZeroDivisionError
 
-    async with JoinedPhrases(broken()) as source:
+    async with ReadAhead(broken(), 1000, len) as waiting:
+        source = JoinedPhrases(waiting)
         assert await source.take(100) == "One."
         with pytest.raises(ZeroDivisionError):
             await source.take(100)
@@ -99,6 +101,10 @@ async def test_one_request_at_a_time() -> None:
         assert await remote.says("One.", Phrase("Two.", 0.01), "Three.") == TONE + bytes(2 * 220) + TONE
 
 
+def size(block: Pcm) -> int:
+    return len(block.samples)
+
+
 async def test_no_more_than_the_bound_is_read_ahead() -> None:
     made = 0
     closed = asyncio.Event()
@@ -113,7 +119,7 @@ async def test_no_more_than_the_bound_is_read_ahead() -> None:
         finally:
             closed.set()
 
-    async with ReadAhead(source(), 10_000) as blocks:
+    async with aclosing(source()) as spoken, ReadAhead(spoken, 10_000, size) as blocks:
         await asyncio.sleep(0.05)
         assert made == 10
         for _ in range(3):
@@ -128,7 +134,7 @@ async def test_an_error_comes_behind_the_blocks_before_it() -> None:
         yield Pcm(b"ab", RATE)
         raise ZeroDivisionError
 
-    async with ReadAhead(source(), 10_000) as blocks:
+    async with ReadAhead(source(), 10_000, size) as blocks:
         await asyncio.sleep(0.01)
         assert (await anext(blocks)).samples == b"ab"
         with pytest.raises(ZeroDivisionError):
@@ -139,5 +145,5 @@ async def test_what_was_never_read_is_closed_too() -> None:
     async def source() -> AsyncGenerator[Pcm, None]:
         yield Pcm(b"ab", RATE)
 
-    async with ReadAhead(source(), 10_000):
+    async with aclosing(source()) as spoken, ReadAhead(spoken, 10_000, size):
         pass

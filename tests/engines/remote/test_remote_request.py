@@ -9,12 +9,11 @@ import pytest
 
 from fishs2_daemon.engines.remote import clips
 from fishs2_daemon.engines.remote.clips import ClipUrls
-from fishs2_daemon.engines.remote.manner import manners_of
-from fishs2_daemon.engines.remote.request import Reference, SpeechAsked
+from fishs2_daemon.engines.remote.request import Reference, SpeechAsked, manners_of
 from fishs2_daemon.errors import EngineError
 from fishs2_daemon.speech import Clip, SamplingOverrides
 from tests.engines.remote.conftest import Remote, loaded
-from tests.engines.remote.server import TONE, SpeechServer, wav_of
+from tests.engines.remote.server import TONE, Exchange, SpeechServer, tone, wav_of
 
 CONTENT = wav_of(TONE)
 
@@ -128,3 +127,37 @@ async def test_a_server_that_takes_one_recording_is_not_asked_for_two(tmp_path: 
         assert await remote.says("Text.", clips=(meant,)) == TONE
         with pytest.raises(EngineError, match="no server is known to speak like 2 recordings at a time"):
             await remote.says("Text.", clips=(meant, meant))
+
+
+async def test_recordings_go_to_a_server_that_takes_as_many(tmp_path: Path) -> None:
+    one, several = SpeechServer(owner="vllm"), SpeechServer()
+    async with loaded(one, several) as remote:
+        for _ in range(3):
+            assert await remote.says("Text.", clips=(clip(tmp_path / "a.wav"), clip(tmp_path / "b.wav"))) == TONE
+    assert (len(one.kept), len(several.kept)) == (0, 3)
+
+
+async def test_a_server_that_nobody_knows_is_sent_no_recording(tmp_path: Path) -> None:
+    """It would pass over it, and speak in a voice of its own."""
+    server = SpeechServer(owner="somebody")
+    async with loaded(server) as remote:
+        with pytest.raises(EngineError, match="no server is known to speak like 1 recordings at a time"):
+            await remote.says("Text.", clips=(clip(tmp_path / "one.wav"),))
+        assert not server.kept
+        assert await remote.says("Text.") == TONE
+
+
+async def test_a_server_that_only_stands_in_for_a_recording_is_not_heard(tmp_path: Path) -> None:
+    other_tone = tone(pitch=5)
+
+    async def stand_in(exchange: Exchange) -> None:
+        await exchange.head(x_fishs2_voice="a%20recording; stand-in=1")
+        await exchange.chunk(wav_of(other_tone))
+        await exchange.end()
+
+    preview, cloning = SpeechServer(stand_in), SpeechServer()
+    async with loaded(preview, cloning) as remote:
+        for _ in range(3):
+            assert await remote.says("Text.", clips=(clip(tmp_path / "one.wav"),)) == TONE
+        assert preview.kept
+        assert {await remote.says("Text.") for _ in range(2)} == {TONE, other_tone}, "it is well, and speaks the rest"

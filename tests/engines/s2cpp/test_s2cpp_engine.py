@@ -7,8 +7,10 @@ from contextlib import aclosing
 import pytest
 
 from fishs2_daemon.engines.base import Utterance
+from fishs2_daemon.engines.s2cpp.thread import Handover
 from fishs2_daemon.errors import EngineError
 from fishs2_daemon.text.phrase import Phrase
+from tests.engines.remote.conftest import Phrases
 from tests.engines.s2cpp.standin import FRAME, Install, Record, StandIn, loaded, phrases, said, sound
 
 
@@ -156,6 +158,46 @@ async def test_a_text_that_is_spoken_when_the_engine_is_closed_is_not_spoken_to_
         with pytest.raises(EngineError, match="libs2 is not loaded"):
             await said(engine, "Hi.")
     assert each.called("release")[-1].endswith(", 0 left")
+
+
+@pytest.mark.parametrize("clones", [False, True])
+async def test_a_phrase_that_comes_while_the_engine_is_closed_reaches_no_library(
+    standin: StandIn, record: Record, clones: bool
+) -> None:
+    async with loaded(standin) as engine:
+        source, heard = Phrases(["One."], ends=False), asyncio.Event()
+
+        async def listen() -> None:
+            async with aclosing(engine.speak(Utterance("default", source, (record().clip,) * clones))) as blocks:
+                async for _ in blocks:
+                    heard.set()
+
+        listening = asyncio.create_task(listen())
+        await heard.wait()
+        await asyncio.sleep(0.05)
+        closing = asyncio.create_task(engine.close())
+        source.put("Two.")
+        with pytest.raises(EngineError, match="libs2 is not loaded"):
+            await listening
+        await closing
+    assert standin.calls[-1].endswith(", 0 left"), "nothing behind the end"
+
+
+async def test_an_engine_that_is_closed_just_before_a_phrase_is_spoken(
+    standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with loaded(standin) as engine:
+        closing: list[asyncio.Task[None]] = []
+
+        def handover() -> Handover:
+            closing.append(asyncio.create_task(engine.close()))
+            return Handover()
+
+        monkeypatch.setattr("fishs2_daemon.engines.s2cpp.engine.Handover", handover)
+        with pytest.raises(EngineError, match="libs2 is not loaded"):
+            await said(engine, "One.")
+        await asyncio.gather(*closing)
+    assert standin.calls[-1].endswith(", 0 left"), "nothing behind the end"
 
 
 async def test_the_loop_goes_on_while_the_library_computes(install: Install) -> None:

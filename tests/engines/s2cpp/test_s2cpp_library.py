@@ -12,8 +12,8 @@ import pytest
 from fishs2_daemon.engines.base import EngineOptions
 from fishs2_daemon.engines.s2cpp import linking
 from fishs2_daemon.engines.s2cpp.cdef import REQUIRED
-from fishs2_daemon.engines.s2cpp.device import Device, devices
 from fishs2_daemon.engines.s2cpp.library import S2Library
+from fishs2_daemon.engines.s2cpp.model import Device, devices
 from fishs2_daemon.errors import EngineError
 from tests.engines.s2cpp.standin import Compile, Install, StandIn
 
@@ -173,6 +173,16 @@ def test_libs2_that_needs_what_is_nowhere_says_which_setting_helps(
     assert text.endswith("FISHS2_RUNTIME_EXTRA_DLL_DIRS takes the folder that holds libstandinneeded.so.5")
     assert "ctypes" not in text
     assert "it lacks" in refusal(standin.folder, None, needed.parent), "found, and loaded"
+
+
+def test_two_libraries_that_need_each_other_are_not_tried_for_ever(standin: StandIn, make: Callable[..., None]) -> None:
+    one, other = standin.folder / "libstandinone.so.1", standin.folder / "libstandinother.so.1"
+    make(one, "stand_in_one")
+    make(other, "stand_in_other", needs=one, calls="stand_in_one")
+    make(one, "stand_in_one", needs=other, calls="stand_in_other")
+    standin.library.unlink()
+    make(standin.library, "stand_in", needs=one, calls="stand_in_one")
+    assert refusal(standin.folder).startswith(f"{other} cannot be loaded: {one.name}: cannot open shared object file")
 
 
 def test_a_file_that_is_another_library_than_its_name_says_is_not_tried_for_ever(

@@ -15,10 +15,8 @@ from hypothesis import strategies as st
 from fishs2_daemon.audio import wav
 from fishs2_daemon.engines.s2cpp.callbacks import Callbacks
 from fishs2_daemon.engines.s2cpp.cdef import DECLARATIONS
-from fishs2_daemon.engines.s2cpp.handover import Handover
-from fishs2_daemon.engines.s2cpp.samples import pcm16
-from fishs2_daemon.engines.s2cpp.thread import NativeThread
-from fishs2_daemon.engines.s2cpp.wav_stream import WavStream
+from fishs2_daemon.engines.s2cpp.samples import WavStream, pcm16
+from fishs2_daemon.engines.s2cpp.thread import Handover, NativeThread
 from fishs2_daemon.errors import EngineError
 
 

@@ -1,8 +1,11 @@
-"""What libs2 computes on."""
+"""The two files that libs2 loads, and what it computes on."""
 
+import json
 import logging
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 from fishs2_daemon.engines.base import EngineOptions
 from fishs2_daemon.engines.s2cpp.library import S2Library
@@ -10,9 +13,28 @@ from fishs2_daemon.errors import EngineError
 
 _log = logging.getLogger(__name__)
 
+_MAGIC = b"GGUF"
+
 _BACKEND_TYPES = {"cpu": -1, "vulkan": 0, "cuda": 1, "metal": 2}
 
 _NO_GPU = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    model: Path
+    tokenizer: Path
+
+    def check(self) -> None:
+        """libs2 may end the process over files that are none. Raises `EngineError`."""
+        with _open(self.model, "FISHS2_MODEL_PATH") as file:
+            if file.read(len(_MAGIC)) != _MAGIC:
+                raise EngineError(f"FISHS2_MODEL_PATH={self.model}: this is no GGUF file")
+        with _open(self.tokenizer, "FISHS2_TOKENIZER_PATH") as file:
+            try:
+                json.load(file)
+            except (ValueError, RecursionError):
+                raise EngineError(f"FISHS2_TOKENIZER_PATH={self.tokenizer}: this is no JSON file") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +82,10 @@ def _device(backend: str, options: EngineOptions) -> Device:
     if backend == "cpu":
         return Device(backend)
     return Device(backend, options.gpu_device, options.n_gpu_layers)
+
+
+def _open(path: Path, setting: str) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise EngineError(f"{setting}={path}: cannot be read: {error.strerror}") from None
