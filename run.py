@@ -50,6 +50,9 @@ S2_ARGUMENTS = frozenset({"--model", "--synthetic", "--ratios"})
 
 EX_CONFIG = 78
 
+#: A setting in `.env`: its name, and its value in single quotes, in double ones, or in none, with a comment behind it.
+_LINE = re.compile(r"""(?im)^[ \t]*(?:export[ \t]+)?FISHS2_(\w+)[ \t]*=[ \t]*(?:'([^'\n]*)'|"([^"\n]*)"|(.*))""")
+
 USAGE = """\
 python3 run.py [options] [options of `serve`]     install what is missing, then serve
        python3 run.py say "Good morning" -o hello.wav    speak into a file
@@ -66,7 +69,7 @@ and where relative paths of its settings begin. Options beat the environment, th
 
 A GPU of NVIDIA's is used where its driver and CUDA's compiler `nvcc` are found; the first start then builds ggml with
 CUDA, which takes a while. --backend cuda stops where that cannot be, and says what to do; docs/gpu.md says more:
-  python3 run.py --backend cuda --model-quant auto
+  python3 run.py --backend cuda --model-quant auto --accept-license
   python3 run.py --backend cuda --ggml-wheel ggml_python-0.0.45-py3-none-linux_x86_64.whl
 
 Caches stay in this folder (.pip-cache, .hf) unless PIP_CACHE_DIR or HF_HOME say otherwise. FISHS2_TEMP_DIR in the
@@ -181,7 +184,8 @@ def _engine_parts(arguments: Sequence[str]) -> tuple[frozenset[str], Part | None
         return OTHER_ENGINES[engine], None
     wants = command == "models" or engine == "s2" or backend in run_ggml.KINDS or bool(S2_ARGUMENTS & set(words))
     wants = wants or any(told.get(name) for name in ("GGML_WHEEL", "MODEL_QUANT", "MODEL_PATH", "MODEL_URL"))
-    if not wants and not any((ROOT / "models").glob("*.gguf")):
+    models = ROOT / os.path.expanduser(told.get("MODELS_DIR") or "models")
+    if not wants and not any(models.glob("*.gguf")):
         return frozenset(), None
     part = None
     if command in COMPUTING:
@@ -203,10 +207,10 @@ def _engine_parts(arguments: Sequence[str]) -> tuple[frozenset[str], Part | None
 def _told() -> dict[str, str]:
     """FISHS2_* settings without that prefix: of `.env`, and of the environment, which beats it."""
     file = ROOT / ".env"
-    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    text = file.read_text(encoding="utf-8-sig", errors="replace") if file.is_file() else ""
     told = {}
-    for name, value in re.findall(r"(?im)^[ \t]*(?:export[ \t]+)?FISHS2_(\w+)[ \t]*=(.*)$", text):
-        told[name.upper()] = re.split(r"(?:^|\s)#", value)[0].strip().strip("\"'")
+    for name, single, double, bare in _LINE.findall(text):
+        told[name.upper()] = single or double or re.split(r"(?:^|\s)#", bare)[0].strip()
     for name, value in os.environ.items():
         if name.upper().startswith("FISHS2_"):
             told[name.upper().removeprefix("FISHS2_")] = value.strip()
@@ -231,7 +235,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", metavar="H", help="HTTP address to listen on (FISHS2_HOST)")
     parser.add_argument("--port", metavar="N", type=_whole(0, 65535), help="HTTP port (FISHS2_PORT)")
     s2 = parser.add_argument_group(
-        "options of the S2 engine", "With --model-quant the daemon fetches a model file that is missing."
+        "options of the S2 engine",
+        "With --model-quant the daemon fetches a model file that is missing, once you agreed to its licence\n"
+        "(non-commercial use): --accept-license.",
     )
     s2.add_argument("--backend", metavar="B", type=_one_of(BACKENDS), help=", ".join(BACKENDS))
     s2.add_argument("--ggml-wheel", metavar="FILE", help="a build of ggml-python to compute with (FISHS2_GGML_WHEEL)")

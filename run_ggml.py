@@ -4,6 +4,7 @@ Every build computes on the processor; one for a GPU is made from source by its 
 owner names. What was built is kept in pip's cache: a `.venv` that is made anew does not build for half an hour again.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -50,6 +51,9 @@ _OLDEST_VULKAN = (1, 3, 272)
 
 #: nvidia-smi wakes the driver up, which takes a few seconds at the most.
 _ANSWER_S = 20.0
+
+#: A killed process is gone in a moment, but for one that waits for a dead device.
+_REAP_S = 1.0
 
 _WHEEL_NAME = re.compile(rf"ggml_python-{re.escape(VERSION)}(\+[\w.]+)?-.+\.whl")
 
@@ -128,7 +132,7 @@ class Build:
     def _wheel(self) -> Path:
         environment = _toolchain(self.kind)
         compiler = _said(environment["CUDACXX"], "--version") if "CUDACXX" in environment else ""
-        identity = hashlib.sha256((environment["CMAKE_ARGS"] + compiler).encode()).hexdigest()[:16]
+        identity = hashlib.sha256((VERSION + environment["CMAKE_ARGS"] + compiler).encode()).hexdigest()[:16]
         kept = ROOT / os.environ.get("PIP_CACHE_DIR", ".pip-cache") / "ggml" / f"{self.kind}-{identity}"
         if found := next(iter(kept.glob("*.whl")), None):
             return found
@@ -171,7 +175,9 @@ def choose(backend: str, wheel: str = "", *, without_card: bool = False) -> Name
         raise Stop(_MISSING[backend].format(version=VERSION), EX_CONFIG)
     if backend in KINDS:
         tell(_MISSING[backend].format(version=VERSION))
-    if backend == "auto" and "cuda" not in there and _note() != _NO_CUDA and _can_build("cuda") and _architectures():
+    # What is only better with CUDA starts without, where nothing can be installed.
+    tries = backend == "auto" and "cuda" not in there and _note() != _NO_CUDA and os.access(ROOT, os.W_OK)
+    if tries and _can_build("cuda") and _architectures():
         return Build("cuda", optional=True)
     return Build("cpu") if _note() == _UNFINISHED else None
 
@@ -294,11 +300,23 @@ def _architectures() -> list[str]:
 
 
 def _said(*command: str) -> str:
+    """What it prints; nothing where it fails, is not there, or hangs, even if it cannot be killed."""
+    quiet = subprocess.DEVNULL
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_ANSWER_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        process = subprocess.Popen(command, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet)
+    except OSError:
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    try:
+        output, _ = process.communicate(timeout=_ANSWER_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_REAP_S)
+        return ""
+    finally:
+        if process.stdout:
+            process.stdout.close()
+    return output.decode(errors="replace") if process.returncode == 0 else ""
 
 
 def _vulkan_sdk() -> Path:

@@ -42,6 +42,9 @@ _CHOOSING = frozenset({"model_path", "tokenizer_path"})
 
 _SHOWN_CHARS = 60
 
+#: Engines whose model has one.
+_OF_QUANTS = ("s2", "s2cpp")
+
 
 def load(**overrides: Any) -> Settings:
     """Settings from the environment, `.env` and `overrides` (None: not given).
@@ -57,7 +60,12 @@ def load_again(settings: Settings, **overrides: Any) -> Settings:
     not decided again, as it has taken that memory since."""
     fresh = _read(overrides)
     if fresh.model_quant == "auto":
-        fresh.model_quant = settings.model_quant
+        if settings.quant_reason:
+            fresh.decide_quant(settings.model_quant, settings.quant_reason, fits=settings.quant_fits)
+        elif choose_engine(settings).name in _OF_QUANTS:
+            raise ConfigError(
+                f"{ENV_PREFIX}MODEL_QUANT: 'auto' is decided before a model is loaded: restart the daemon"
+            )
     return _completed(fresh)
 
 
@@ -84,7 +92,7 @@ def describe(settings: Settings) -> list[str]:
 
 def given_names() -> list[str]:
     """FISHS2_* names of the environment and of `.env`, whether they mean something or not."""
-    names = {*os.environ, *dotenv_values(".env", encoding="utf-8")}
+    names = {*os.environ, *dotenv_values(".env", encoding="utf-8-sig")}
     return sorted(name for name in names if name.upper().startswith(ENV_PREFIX))
 
 
@@ -121,12 +129,20 @@ def _read(overrides: Mapping[str, Any]) -> Settings:
 
 def _completed(settings: Settings) -> Settings:
     if settings.model_quant == "auto":
-        choice = choose_quant(settings, look(settings))
-        settings.decide_quant(choice.quant, choice.reason)
+        _decide_quant(settings)
     files = locate(settings)
     settings.model_path, settings.tokenizer_path = files.model, files.tokenizer
     settings.api_keys = [*settings.api_keys, *_keys_from_files(settings)]
     return settings
+
+
+def _decide_quant(settings: Settings) -> None:
+    is_named = "model_path" in settings.model_fields_set and os.path.isfile(settings.model_path)
+    if is_named or settings.engine not in ("auto", *_OF_QUANTS):  # it is for nobody
+        settings.decide_quant(Settings.model_fields["model_quant"].default, "", fits=True)
+    else:
+        choice = choose_quant(settings, look(settings))
+        settings.decide_quant(choice.quant, choice.reason, fits=choice.fits)
 
 
 def _field_name(name: str) -> str:

@@ -242,7 +242,8 @@ async def serve(settings: Settings, overrides: Mapping[str, Any]) -> None:
     for line in configuration.describe(settings):
         _log.info("%s", line)
     if settings.quant_reason:
-        _log.info("FISHS2_MODEL_QUANT=auto: %s", settings.quant_reason)
+        level = logging.INFO if settings.quant_fits else logging.WARNING
+        _log.log(level, "FISHS2_MODEL_QUANT=auto: %s", settings.quant_reason)
     names = configuration.given_names()
     for name in configuration.unknown_names(names):
         _log.warning("%s means nothing here; is it spelled right?", name)

@@ -95,10 +95,6 @@ def _machine(settings: Settings, hardware: Hardware) -> list[Finding]:
         of = "shares the machine's memory" if gpu.total_bytes is None else f"{gpu.total_bytes >> 20} MB"
         free = f"{hardware.free_bytes(gpu) >> 20} MB of it free"
         findings.append(Finding(OK, f"GPU {gpu.number}: {gpu.name}, {of}, {free}{speed}, driver {gpu.driver}"))
-    if len({gpu.name for gpu in hardware.gpus}) > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
-        findings.append(
-            Finding(NOTE, "CUDA may count the GPUs in another order", "CUDA_DEVICE_ORDER=PCI_BUS_ID makes it this one")
-        )
     try:
         require_gpu(settings, hardware)
     except ConfigError as error:
@@ -147,7 +143,8 @@ async def _engine(settings: Settings) -> Finding:
                     seconds += block.duration_s
             took_s = time.perf_counter() - began
     except Fishs2Error as error:
-        return Finding(PROBLEM, f"the engine does not speak: {error}", "python3 run.py installs the preview voice")
+        advice = "python3 run.py installs the preview voice" if choose_engine(settings).name == "espeak" else ""
+        return Finding(PROBLEM, f"the engine does not speak: {error}", advice)
     if engine.clones and took_s > seconds:
         return Finding(
             NOTE,
@@ -165,8 +162,10 @@ async def _engine(settings: Settings) -> Finding:
 
 def _model(settings: Settings) -> Finding:
     choice = choose_engine(settings)
-    if choice.name == "s2":
+    if choice.name in ("s2", "s2cpp"):
         return Finding(OK, f"S2 Pro from {settings.model_path}; built with Fish Audio, for non-commercial use")
+    if choice.name == "remote":
+        return Finding(OK, f"{', '.join(settings.remote_urls)} speak; their models have licences of their own")
     return Finding(NOTE, "the preview voice (espeak-ng, robotic) speaks instead of S2 Pro", choice.missing)
 
 

@@ -68,6 +68,10 @@ def get(
     """Fetch a model file and its tokenizer; an interrupted fetch goes on where it stopped."""
     quant = _known(quant, *PUBLISHED_BYTES, _AUTO)
     settings = _settings(model_quant=_AUTO) if quant == _AUTO else _settings()
+    if quant == _AUTO:
+        typer.echo(settings.quant_reason, err=True)
+        if not settings.quant_fits and not force:
+            raise ArtifactError("nothing was fetched, as nothing fits; with --force the smallest is")
     chosen = model(settings, None if quant == _AUTO else quant)
     _agree(settings, chosen.path.parent, accept_license)
     from fishs2_daemon.artifacts.download import download

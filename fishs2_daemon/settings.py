@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     """Read with `fishs2_daemon.configuration.load`, which turns a wrong value into one line."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_file=".env", env_file_encoding="utf-8", extra="ignore", protected_namespaces=()
+        env_prefix=ENV_PREFIX, env_file=".env", env_file_encoding="utf-8-sig", extra="ignore", protected_namespaces=()
     )
 
     # Doors
@@ -267,16 +267,22 @@ class Settings(BaseSettings):
     remote_slots: int = Field(8, ge=1, le=1024, description="texts that each of them speaks at a time")
 
     _quant_reason: str = PrivateAttr("")
+    _quant_fits: bool = PrivateAttr(True)
 
     @property
     def quant_reason(self) -> str:
         """Why it is that quantisation, in a line; empty where it was set."""
         return self._quant_reason
 
-    def decide_quant(self, quant: str, reason: str) -> None:
+    @property
+    def quant_fits(self) -> bool:
+        """False where it was chosen for being the smallest, and does not fit either."""
+        return self._quant_fits
+
+    def decide_quant(self, quant: str, reason: str, *, fits: bool) -> None:
         """In place of `auto`."""
         self.model_quant = quant  # type: ignore[assignment]  # one of those that are published
-        self._quant_reason = reason
+        self._quant_reason, self._quant_fits = reason, fits
 
     @field_validator("uri")
     @classmethod

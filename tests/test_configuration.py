@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from fishs2_daemon import configuration
 from fishs2_daemon.errors import ConfigError
 from fishs2_daemon.settings import RELOADABLE, SWITCHABLE, Settings
+from fishs2_daemon.sizing.choice import Choice
 
 SECRET = "sk-very-secret"
 
@@ -220,6 +221,35 @@ def test_a_reload_with_a_wrong_value_changes_nothing() -> None:
     with pytest.raises(ConfigError, match="FISHS2_TEMPERATURE"):
         _reload(settings)
     assert settings == before
+
+
+def test_a_mark_at_the_start_of_the_env_file_hides_nothing() -> None:
+    Path(".env").write_text("FISHS2_MAX_QUEUE=7\n", encoding="utf-8-sig")
+    assert configuration.load().max_queue == 7
+    assert configuration.given_names() == ["FISHS2_MAX_QUEUE"]
+
+
+def test_auto_is_decided_before_a_model_is_loaded_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [(Choice("q6_k", "q6_k: it fits", True)), Choice("q2_k", "q2_k: a daemon runs here", False)]
+    monkeypatch.setattr(configuration, "choose_quant", lambda settings, hardware: free.pop(0))
+    settings = configuration.load(model_quant="auto")
+    assert (settings.model_quant, settings.quant_reason, settings.quant_fits) == ("q6_k", "q6_k: it fits", True)
+    assert _reload(settings, model_quant="auto") == []
+    assert settings.model_quant == "q6_k"
+    assert configuration.load_again(settings, model_quant="auto").quant_fits
+
+
+def test_auto_is_not_decided_where_no_file_depends_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "look", lambda settings: pytest.fail("nothing is to be looked at"))
+    Path("my.gguf").touch()
+    for engine, path in (("espeak", None), ("remote", None), ("s2", "my.gguf")):
+        assert configuration.load(model_quant="auto", engine=engine, model_path=path).model_quant == "q8_0"
+
+
+def test_auto_for_a_model_that_is_loaded_needs_a_restart() -> None:
+    settings = configuration.load(engine="s2")
+    with pytest.raises(ConfigError, match="FISHS2_MODEL_QUANT: 'auto' is decided before a model is loaded"):
+        _reload(settings, engine="s2", model_quant="auto")
 
 
 # Names that do nothing

@@ -216,13 +216,16 @@ async def test_another_model_is_not_judged(
     assert any("which is set" in text for texts in found.values() for text in texts) == is_judged
 
 
-async def test_gpus_that_cuda_may_count_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_gpus_are_both_told(monkeypatch: pytest.MonkeyPatch) -> None:
     other = Gpu(1, H200.name, "550.1", None, None, None)
-    two = replace(HOME, gpus=(*HOME.gpus, other))
-    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
-    _, found = await examined(two, monkeypatch)
-    assert any("CUDA may count the GPUs in another order" in text for text in found["note"])
+    _, found = await examined(replace(HOME, gpus=(*HOME.gpus, other)), monkeypatch)
     assert "GPU 1: NVIDIA H200, shares the machine's memory, 28672 MB of it free, driver 550.1" in found["ok"]
-    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    _, found = await examined(two, monkeypatch)
-    assert not any("CUDA may count" in text for text in found["note"])
+
+
+async def test_who_speaks_is_told_with_its_licence(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_well, found = await examined(HOME, monkeypatch, engine="remote", remote_urls=["http://127.0.0.1:9/v1"])
+    assert not is_well
+    assert "http://127.0.0.1:9/v1 speak; their models have licences of their own" in found["ok"]
+    assert not any("preview voice" in text for texts in found.values() for text in texts)
+    _, found = await examined(HOME, monkeypatch, engine="s2cpp")
+    assert any("built with Fish Audio, for non-commercial use" in text for text in found["ok"])

@@ -48,7 +48,7 @@ def sums(hardware: Hardware, **settings: Any) -> dict[str, Fit]:
     [
         # Most slots of 4096 positions for f16, q8_0, q6_k, q5_k_m, q4_k_m, q3_k, q2_k. For q5_k_m on the first one:
         # weights 3555, graphs 106, codec 84, voices 512, reserve 812, slots of 620: 5689 for one, 6309 for two.
-        (RTX_2060, (0, 0, 0, 1, 1, 2, 3), "q3_k"),
+        (RTX_2060, (0, 0, 0, 1, 1, 2, 3), "q4_k_m"),
         (RTX_3060_TI, (0, 2, 3, 4, 5, 5, 6), "q6_k"),
         (RTX_3060, (2, 8, 8, 8, 8, 8, 8), "q4_k_m"),
         (RTX_4090, (8, 8, 8, 8, 8, 8, 8), "f16"),
@@ -67,7 +67,8 @@ def test_what_fits_a_card(machine: Machine, card: Card, slots: tuple[int, ...], 
             assert fit.needed_bytes + fit.needs.slot > card.free * MIB
     choice = choose_quant(configuration.load(), hardware)
     assert (choice.quant, choice.fits) == (chosen, True)
-    assert choice.reason.startswith(f"{chosen}: the best in real time that fits GPU 0 ({card.name}), with ")
+    what = "the quickest that sounds well and" if card is RTX_2060 else "the best in real time"
+    assert choice.reason.startswith(f"{chosen}: {what} that fits GPU 0 ({card.name}), with ")
     assert f" of {card.free} MB; RTF " in choice.reason
 
 
@@ -154,7 +155,7 @@ def test_every_gpu_that_is_set_must_have_room(machine: Machine) -> None:
     both = seen(machine, RTX_4090, RTX_2060)
     chosen = {devices: choose_quant(configuration.load(gpu_device=devices), both) for devices in ("0", "1", "0,1", "7")}
     assert {devices: choice.quant for devices, choice in chosen.items()} == {
-        "0": "f16", "1": "q3_k", "0,1": "q3_k", "7": "q3_k",
+        "0": "f16", "1": "q4_k_m", "0,1": "q4_k_m", "7": "q4_k_m",
     }  # fmt: skip
     assert "GPU 1 (NVIDIA GeForce RTX 2060)" in chosen["0,1"].reason
 
@@ -172,7 +173,8 @@ def test_a_gpu_without_memory_of_its_own_has_the_machine_s(machine: Machine) -> 
         ("auto", None, "GPU 0"),
         ("auto", {"base", "cpu"}, "the processor"),
         ("auto", {"base", "cpu", "cuda"}, "GPU 0"),
-        ("auto", {"base", "cpu", "vulkan"}, "GPU 0"),
+        ("auto", {"base", "cpu", "vulkan"}, "the processor"),
+        ("vulkan", {"base", "cpu", "vulkan"}, "the processor"),
         ("cuda", {"base", "cpu"}, "GPU 0"),
         ("cpu", {"base", "cpu", "cuda"}, "the processor"),
     ],
@@ -199,15 +201,30 @@ def test_layers_on_the_processor_take_its_memory(machine: Machine) -> None:
     assert "MB for the layers on the processor, and 2000 MB are free" in sums(little, n_gpu_layers=18)["q8_0"].shortage
 
 
+# What is there
+
+
+def test_what_is_there_is_not_fetched_in_another_quality(machine: Machine) -> None:
+    card = seen(machine, RTX_3060_TI)
+    there = replace(card, missing_bytes={**card.missing_bytes, "q5_k_m": 0})
+    assert choose_quant(configuration.load(), card).quant == "q6_k"
+    assert choose_quant(configuration.load(), there).quant == "q5_k_m"
+    none = replace(there, gpus=(replace(card.gpus[0], free_bytes=2000 * MIB),))
+    choice = choose_quant(configuration.load(), none)
+    assert (choice.quant, choice.fits) == ("q5_k_m", False)
+    assert "this is the smallest that is there" in choice.reason
+
+
 # Without a GPU
 
 
 @pytest.mark.parametrize(
     ("ram_mb", "chosen"),
-    [(64000, "q4_k_m"), (5730, "q4_k_m"), (5700, "q3_k"), (5100, "q2_k"), (4600, "q3_k"), (4300, "q2_k")],
+    [(64000, "q4_k_m"), (5730, "q4_k_m"), (5700, "q4_k_m"), (5090, "q2_k"), (4600, "q3_k"), (4300, "q2_k")],
 )
 def test_a_processor_takes_the_quickest_that_sounds_well(ram_mb: int, chosen: str) -> None:
-    """With little memory the best that fits with two slots, with less the best that fits with one."""
+    """With little memory one slot, before weights of less than four bits; with less than that two slots of those, then
+    one."""
     choice = choose_quant(configuration.load(), replace(HOME, ram_free_bytes=ram_mb * MIB))
     assert (choice.quant, choice.fits) == (chosen, True)
     assert "the processor" in choice.reason
@@ -359,3 +376,12 @@ def test_the_daemon_can_plan_without_the_engine_s_libraries() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout == "q4_k_m\n"
+
+
+def test_a_slice_of_a_gpu_is_one_and_what_hides_them_all_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = configuration.load(engine="s2", backend="cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1234")
+    require_gpu(settings, Hardware())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES=-1 may hide it"):
+        require_gpu(settings, Hardware())

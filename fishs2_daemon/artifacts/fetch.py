@@ -37,10 +37,10 @@ _ERRORS = {kind.__name__: kind for kind in (ArtifactError, CorruptArtifact, Down
 def is_wanted(settings: Settings) -> bool:
     """Whether a daemon with these settings is to fetch files before S2 Pro can speak.
 
-    With `auto` only where a quantisation was named: nobody gets gigabytes that nobody asked for.
+    With `auto` only where a quantisation was named: nobody gets gigabytes that nobody asked for, or that do not fit.
     """
     is_named = settings.engine == "auto" and "model_quant" in settings.model_fields_set
-    if settings.skip_downloads or not (settings.engine in ("s2", "s2cpp") or is_named):
+    if settings.skip_downloads or not settings.quant_fits or not (settings.engine in ("s2", "s2cpp") or is_named):
         return False
     files = locate(settings)
     is_complete = _is_there(files.model) and _is_there(files.tokenizer) and not bundles.wanted(settings)

@@ -7,6 +7,8 @@ _VARIABLES = {
     "OMP_WAIT_POLICY": "passive",
     # A failed assertion would start a debugger on the process before it ends.
     "GGML_NO_BACKTRACE": "1",
+    # FISHS2_GPU_DEVICE counts as NVIDIA's own programs do; CUDA alone would begin with the fastest card.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
 }
 
 

@@ -1,5 +1,7 @@
 """Whether there is the GPU that was asked for."""
 
+import os
+
 from fishs2_daemon.artifacts.fetch import is_wanted
 from fishs2_daemon.engine_choice import choose_engine
 from fishs2_daemon.errors import ConfigError
@@ -22,9 +24,13 @@ def require_gpu(settings: Settings, hardware: Hardware) -> None:
         return
     bypass = "FISHS2_SKIP_GPU_CHECK=true (--skip-gpu-check) starts all the same"
     if not hardware.gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is not None and visible.startswith("MIG-"):
+            return  # a slice of a GPU, which CUDA knows, and of which nothing is asked here
+        hidden = f" CUDA_VISIBLE_DEVICES={visible} may hide it." if visible is not None else ""
         raise ConfigError(
             "FISHS2_BACKEND (--backend): 'cuda' is not possible: no NVIDIA GPU answers here. Install NVIDIA's driver "
-            f"(`nvidia-smi` shows whether it works), or set FISHS2_BACKEND to auto or cpu; {bypass}"
+            f"(`nvidia-smi` shows whether it works), or set FISHS2_BACKEND to auto or cpu; {bypass}.{hidden}"
         )
     there = [gpu.number for gpu in hardware.gpus]
     if missing := [number for number in settings.gpu_device if number not in there]:

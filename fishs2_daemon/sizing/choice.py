@@ -28,7 +28,8 @@ class Choice:
 
 def choose_quant(settings: Settings, hardware: Hardware) -> Choice:
     """The best quality that fits with two slots of the context that is set (else one), that has room on the disk, and
-    that is expected to speak in real time; where none is, as on a processor, the quickest that still sounds well."""
+    that is expected to speak in real time, of those that are there already, else of all; where none is, as on a
+    processor, the quickest that still sounds well."""
     return choice_of(fits(settings, hardware), settings, hardware)
 
 
@@ -37,15 +38,17 @@ def choice_of(found: Sequence[Fit], settings: Settings, hardware: Hardware) -> C
     able = [fit for fit in found if fit.has_memory and fit.has_disk]
     if not able:
         return _none(found, settings, hardware)
-    good = settings.slots or _GOOD_SLOTS
-    able = [fit for fit in able if fit.slots >= good] or able
     names = [fit.quant for fit in found]
     sound = [fit for fit in able if names.index(fit.quant) <= names.index(_QUICKEST)]
-    quick = [fit for fit in sound or able if _is_quick(fit)]
+    good = settings.slots or _GOOD_SLOTS
+    able = [fit for fit in sound or able if fit.slots >= good] or sound or able
+    quick = [fit for fit in able if _is_quick(fit)]
     if quick:
-        best, what = quick[0], "the best in real time" if quick[0].rtf else "the best"
+        # What is there is not fetched in another quality because a little more memory, or less, is free today.
+        best = next((fit for fit in quick if not fit.missing_bytes), quick[0])
+        what = "the best in real time" if best.rtf else "the best"
     elif sound:
-        best, what = sound[-1], "the quickest that sounds well and"
+        best, what = able[-1], "the quickest that sounds well and"
     else:
         best, what = able[0], "the best"
     needed = f"{best.needed_bytes >> 20} of {best.place.free_bytes >> 20} MB"
@@ -63,7 +66,8 @@ def _is_quick(fit: Fit) -> bool:
 
 
 def _none(found: Sequence[Fit], settings: Settings, hardware: Hardware) -> Choice:
-    smallest = next((fit for fit in reversed(found) if fit.has_memory), found[-1])
+    there = [fit for fit in found if not fit.missing_bytes]
+    smallest = next((fit for fit in reversed(found) if fit.has_memory), (there or found)[-1])
     shortage = smallest.shortage
     if not shortage and settings.skip_downloads:
         shortage = "it is not there, and FISHS2_SKIP_DOWNLOADS forbids to fetch it"
@@ -71,4 +75,9 @@ def _none(found: Sequence[Fit], settings: Settings, hardware: Hardware) -> Choic
         free = (hardware.disk_free_bytes or 0) >> 20
         needed = smallest.missing_bytes >> 20
         shortage = f"{needed} MB more are needed on the disk, and {free} MB are free at {hardware.models_dir}"
-    return Choice(smallest.quant, f"{smallest.quant}: nothing fits, and this is the smallest: {shortage}", False)
+    which = "the smallest that is there" if there else "the smallest"
+    return Choice(
+        smallest.quant,
+        f"{smallest.quant}: nothing fits, and this is {which}: {shortage}",
+        False,
+    )

@@ -31,8 +31,6 @@ _KERNELS_S = (0.0028, 0.0017)
 #: What CUDA takes for a process before the engine asks for anything: 150 to 500 MB, by the card.
 _CUDA_BYTES = 300 << 20
 
-_GPU_LIBRARIES = frozenset({"cuda", "vulkan"})
-
 _CONFIG = S2_PRO.config()
 _FRAME_S = _CONFIG.codec.frame_samples / _CONFIG.codec.sample_rate
 
@@ -117,8 +115,8 @@ def place_for(settings: Settings, hardware: Hardware) -> Place:
     """The tightest of the GPUs that are set, where one will be used; else the processor."""
     chosen = [gpu for gpu in hardware.gpus if gpu.number in settings.gpu_device] or [*hardware.gpus]
     # Left to itself, a ggml that was built for processors alone takes one.
-    has_library = hardware.ggml is None or hardware.ggml & _GPU_LIBRARIES or settings.backend != "auto"
-    if settings.backend == "cpu" or not chosen or not has_library:
+    has_cuda = hardware.ggml is None or "cuda" in hardware.ggml or settings.backend == "cuda"
+    if settings.backend == "cpu" or not chosen or not has_cuda:
         return Place(None, hardware.ram_free_bytes, hardware.ram_free_bytes)
     gpu = min(chosen, key=hardware.free_bytes)
     upper, layers = settings.n_gpu_layers, _CONFIG.slow.layers

@@ -166,3 +166,10 @@ def test_only_what_was_asked_for_is_fetched(given: dict[str, str], wanted: bool)
     assert not is_wanted(settings)
     settings.force_downloads = True
     assert is_wanted(settings) is wanted
+
+
+def test_what_does_not_fit_is_not_fetched() -> None:
+    settings = configuration.load(engine="s2")
+    assert is_wanted(settings)
+    settings.decide_quant("q2_k", "q2_k: nothing fits", fits=False)
+    assert not is_wanted(settings)

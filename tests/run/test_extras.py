@@ -40,10 +40,13 @@ def test_the_extras_of_the_engine_that_will_speak_are_installed(
         ("# FISHS2_ENGINE=s2\nFISHS2_MODEL_QUANT=\nFISHS2_MODEL_PATH= # none\n", False),
         ("FISHS2_ENGINE=s2\nFISHS2_ENGINE=espeak\n", False),
         ("FISHS2_MODEL_URL=http://127.0.0.1/model.gguf", True),
+        ("\ufeffFISHS2_ENGINE=s2\n", True),
+        ("FISHS2_ENGINE='s2' # not espeak\n", True),
+        ("FISHS2_MODEL_QUANT=''\nFISHS2_MODEL_PATH=\"\"\n", False),
     ],
 )
 def test_the_env_file_counts(box: Box, text: str, wanted: bool) -> None:
-    (box.root / ".env").write_text(text)
+    (box.root / ".env").write_text(text, encoding="utf-8")
     box.call()
     assert box.installations[0].endswith(".[preview,s2]" if wanted else ".[preview]")
 
@@ -53,6 +56,19 @@ def test_a_model_that_is_there_wants_its_engine(box: Box) -> None:
     (box.root / "models/s2-pro-q6_k.gguf").touch()
     box.call()
     assert box.installations[0].endswith(".[preview,s2]")
+
+
+@pytest.mark.parametrize("folder", ["elsewhere", "~"])
+def test_a_model_that_is_where_it_is_kept_wants_its_engine(box: Box, folder: str) -> None:
+    home = box.root / "home"
+    for there in (box.root / "elsewhere", home):
+        there.mkdir()
+    told = {"FISHS2_MODELS_DIR": folder, "HOME": str(home)}
+    box.call(**told)
+    assert box.installations[0].endswith(".[preview]")
+    ((home if folder == "~" else box.root / folder) / "mine.gguf").touch()
+    box.call(**told)
+    assert box.installations[-1].endswith(".[preview,s2]")
 
 
 def test_without_a_compiler_the_preview_voice_is_all_there_is(box: Box) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -58,6 +59,17 @@ def test_a_venv_that_is_made_anew_gets_the_wheel_that_was_built(box: Box) -> Non
     box.call("--backend", "cuda")
     assert box.kinds == {"libggml-cuda"}
     assert len(box.builds) == 1
+
+
+def test_another_version_of_ggml_is_another_build(box: Box) -> None:
+    box.has_cuda()
+    box.call("--backend", "cuda")
+    shutil.rmtree(box.site)
+    source = box.root / "run_ggml.py"
+    source.write_text(source.read_text().replace('VERSION = "0.0.45"', 'VERSION = "0.0.46"'))
+    (box.root / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    box.call("--backend", "cuda")
+    assert len(box.builds) == 2
 
 
 def test_a_changed_project_leaves_the_build_alone(box: Box) -> None:
@@ -148,6 +160,17 @@ def test_auto_goes_on_without_cuda_where_that_cannot_be_built_and_does_not_try_f
     assert box.kinds == {"libggml-cuda"}
 
 
+def test_auto_does_not_try_cuda_where_nothing_can_be_installed(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.has_cuda()
+    for name, value in box.sealed.items():
+        monkeypatch.setenv(name, value)
+    assert box.ggml.choose("auto") == box.ggml.Build("cuda", optional=True)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != box.root and access(path, mode))
+    assert box.ggml.choose("auto") is None
+    assert box.ggml.choose("cuda") == box.ggml.Build("cuda"), "this one was asked for"
+
+
 def test_a_backend_that_was_asked_for_and_cannot_be_built_stops(box: Box) -> None:
     box.has_cuda()
     (box.root / "broken").touch()
@@ -190,6 +213,29 @@ def test_the_driver_tells_what_to_build_for(
     monkeypatch.setenv("PATH", str(box.tools))
     box.tool("nvidia-smi", answer)
     assert box.ggml._architectures() == architectures
+
+
+def test_a_driver_that_hangs_and_cannot_be_killed_is_no_gpu(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Undying(subprocess.Popen[bytes]):
+        """As one that waits for a dead device."""
+
+        def kill(self) -> None:
+            started.append(self)
+
+    monkeypatch.setenv("PATH", str(box.tools))
+    monkeypatch.setattr(box.ggml, "_ANSWER_S", 0.3)
+    monkeypatch.setattr(subprocess, "Popen", Undying)
+    box.tool("nvidia-smi", "exec sleep 30")
+    began_s = time.monotonic()
+    assert box.ggml._architectures() == []
+    took_s = time.monotonic() - began_s
+    for process in started:
+        process.terminate()
+        process.wait()
+    assert len(started) == 2, "it is asked in two ways"
+    assert took_s < 10
 
 
 def test_the_compiler_is_found_where_it_is_named_then_in_the_path_then_where_it_usually_lies(
@@ -260,6 +306,7 @@ def test_a_wheel_is_enough_to_fetch_a_model_without_a_compiler(box: Box) -> None
 
 def test_a_wheel_is_named_in_the_env_file_too(box: Box) -> None:
     wheel = box.wheel("cuda")
+    wheel = wheel.parent.rename(box.root / "cuda- #1") / wheel.name
     (box.root / ".env").write_text(f"# mine\nexport FISHS2_GGML_WHEEL = '{wheel}' # it\nFISHS2_BACKEND=cuda\n")
     assert box.call().status == 0
     assert box.kinds == {"libggml-cuda"}

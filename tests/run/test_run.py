@@ -156,6 +156,7 @@ def test_help_teaches_without_installing(project: Project) -> None:
         "run.py say",
         "--backend cuda",
         "--ggml-wheel",
+        "--accept-license",
         "nvcc",
         "docs/gpu.md",
         "--pixi-path",

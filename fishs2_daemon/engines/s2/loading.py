@@ -51,6 +51,7 @@ class Loaded:
     tokenizer: Tokenizer
     prompts: PromptFormat
     generator: Generator
+    #: Asked once: the graphs are the frames' thread's.
     frame_kernels: int
     decoder: Decoder
     clips: ClipCodes

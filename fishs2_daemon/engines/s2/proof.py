@@ -20,6 +20,9 @@ _READ_BYTES = 65536
 
 _REASON_CHARS = 300
 
+#: A killed process is gone in a moment, but for one that waits for a dead device.
+_REAP_S = 1.0
+
 #: Backends of which there may be several.
 _NUMBERED = frozenset({"auto", "cuda"})
 
@@ -73,14 +76,22 @@ async def prove(backend: str, device: int, timeout_s: float) -> Proof:
         if status is None:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            await _words(child)  # asyncio sees the end of a process when its pipes have been read to theirs
-            await child.wait()
+            await _reap(child)
     return (_read(said) if status == 0 else None) or Proof(backend=backend, reason=_end(status, complained))
 
 
 async def _words(child: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
     said, complained = await asyncio.gather(_last(child.stdout), _last(child.stderr))
     return said, complained
+
+
+async def _reap(child: asyncio.subprocess.Process) -> None:
+    try:
+        async with asyncio.timeout(_REAP_S):
+            await _words(child)  # asyncio sees the end of a process when its pipes have been read to theirs
+            await child.wait()
+    except TimeoutError:
+        child._transport.close()  # type: ignore[attr-defined]  # nothing public lets go of its pipes
 
 
 async def _last(stream: asyncio.StreamReader | None) -> bytes:

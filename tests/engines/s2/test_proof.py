@@ -3,8 +3,11 @@
 import asyncio
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -121,6 +124,17 @@ async def test_a_test_that_is_broken_off_leaves_no_child(child: Child, tmp_path:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+async def test_what_cannot_be_ended_is_not_waited_for(child: Child, tmp_path: Path) -> None:
+    # In a session of its own, with the child's pipes open: for those who wait, as good as a child that cannot die.
+    child(f"setsid sleep 60 & echo $! > {tmp_path}/pid; exec sleep 60")
+    began_s = time.monotonic()
+    proof = await prove("cuda", 0, 0.5)
+    took_s = time.monotonic() - began_s
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    assert proof.reason == "the test did not end within 0.5 s"
+    assert took_s < 10
 
 
 def test_the_parent_loads_nothing_native() -> None:
