@@ -28,8 +28,8 @@ from run_install import DAEMON, PYTHON, ROOT, Part, Stop, install, tell
 SERVE = frozenset({"preview"})
 TEST = frozenset({"preview", "test"})
 
-#: A process for each core; a file's tests share what they make. In their own order: files of few tests, which would else
-#: come last, are the long ones.
+#: A process for each core; a file's tests share what they make. In their own order: files of few tests, which would
+#: else come last, are the long ones.
 PARALLEL = ("--numprocesses=auto", "--dist=loadfile", "--no-loadscope-reorder")
 
 COMMANDS = ("serve", "say", "voices", "models", "doctor", "bench")
