@@ -28,9 +28,8 @@ from run_install import DAEMON, PYTHON, ROOT, Part, Stop, install, tell
 SERVE = frozenset({"preview"})
 TEST = frozenset({"preview", "test"})
 
-#: A process for each core; a file's tests share what they make. In their own order: files of few tests, which would
-#: else come last, are the long ones.
-PARALLEL = ("--numprocesses=auto", "--dist=loadfile", "--no-loadscope-reorder")
+#: A process for each core; a file's tests share what they make.
+PARALLEL = ("--numprocesses=auto", "--dist=loadfile")
 
 COMMANDS = ("serve", "say", "voices", "models", "doctor", "bench")
 

@@ -226,7 +226,7 @@ def test_all_three_steps_run_and_the_first_failure_is_the_status(ready: Project)
         "-m ruff check",
         "-m ruff format --check",
         "-m mypy",
-        "-m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder -k a b",
+        "-m pytest --numprocesses=auto --dist=loadfile -k a b",
     ]
     assert [line.split(",")[0] for line in result.out.splitlines()] == [
         "lint   passed",
@@ -246,7 +246,7 @@ def test_all_passed_is_status_0(ready: Project) -> None:
     [
         ("scripts/check", ["ruff check", "ruff format --check", "mypy "]),
         ("scripts/lint", ["ruff check --fix", "ruff format"]),
-        ("scripts/test", ["python3 -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder -x a b"]),
+        ("scripts/test", ["python3 -m pytest --numprocesses=auto --dist=loadfile -x a b"]),
         ("scripts/setup", []),
         (".ci/run", []),
     ],
@@ -271,7 +271,7 @@ def test_scripts_work_from_any_directory(
     recorded = ready.root / "script-calls"
     assert (recorded.read_text().splitlines() if recorded.exists() else []) == calls
     if script == ".ci/run":
-        assert "-m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder" in ready.calls
+        assert "-m pytest --numprocesses=auto --dist=loadfile" in ready.calls
         assert "tests  passed" in done.stdout
 
 
