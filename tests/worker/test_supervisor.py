@@ -227,6 +227,7 @@ async def test_the_worker_ends_with_its_daemon_even_when_that_is_killed(tmp_path
     # Even a stopped worker, which cannot notice that its socket was closed.
     worker.suspend()
     os.kill(process.pid, 9)
-    await process.wait()
+    await asyncio.wait_for(process.communicate(), 10)  # to the end of its output, too: else its transport stays open
+    await asyncio.sleep(0)
     gone, alive = psutil.wait_procs([worker], timeout=5)
     assert not alive, gone
