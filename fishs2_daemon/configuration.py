@@ -20,7 +20,7 @@ from fishs2_daemon.settings import (
     RETIRED,
     SWITCHABLE,
     Settings,
-)  # fmt: skip
+)
 from fishs2_daemon.sizing.choice import choose_quant
 
 #: Flags of `serve` and the setting that each one sets.

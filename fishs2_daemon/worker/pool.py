@@ -133,27 +133,26 @@ class WorkerPool:
         """Speak with `engine` under these `settings`, as soon as its workers are ready and prepared; until then, and to
         the end of what they speak, the ones of now go on.
 
-        Hold `turn` meanwhile. Raises `Loading` or `EngineUnavailable` when it does not start; then all is as it was.
-        Before `run` runs nothing is started: it begins with that engine.
+        Hold `turn` meanwhile; `run` runs. Raises `Loading` or `EngineUnavailable` when it does not start; then all is
+        as it was.
         """
+        assert self._tasks is not None  # noqa: S101 - said above
 
         def hire() -> Crew:
             return self._crew_of(engine, settings)
 
-        crew = hire()
-        if self._tasks is not None:
-            self._successor = crew
-            crew.start(self._tasks)
-            try:
-                await crew.ready(self._settings.worker_start_timeout_s)
-                await prepare(crew.members)
-            except BaseException:
-                await crew.stop()
-                raise
-            finally:
-                self._successor = None
-            self._retired.add(self._crew)
-            self._tasks.create_task(self._retire(self._crew))
+        self._successor = crew = hire()
+        crew.start(self._tasks)
+        try:
+            await crew.ready(self._settings.worker_start_timeout_s)
+            await prepare(crew.members)
+        except BaseException:
+            await crew.stop()
+            raise
+        finally:
+            self._successor = None
+        self._retired.add(self._crew)
+        self._tasks.create_task(self._retire(self._crew))
         self._crew, self._hire, self.chosen = crew, hire, engine
         self._is_unloaded = False
         self._use()
