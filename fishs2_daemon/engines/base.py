@@ -71,7 +71,7 @@ class Engine(Protocol):
 
     `speak` may run up to `EngineInfo.slots` times at once. It yields a phrase's blocks as they are made, the first as
     soon as it exists; closing the generator stops the work within one block. It raises `EngineError` with a text for
-    the caller.
+    the caller, or `Busy` where others would have to stop first and nothing was spoken yet.
     """
 
     async def load(self, progress: Progress) -> EngineInfo:

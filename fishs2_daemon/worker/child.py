@@ -17,7 +17,7 @@ from typing import Any, Self
 import cffi
 
 from fishs2_daemon.engines.base import Engine, EngineOptions, Utterance
-from fishs2_daemon.errors import EngineError
+from fishs2_daemon.errors import Busy, EngineError
 from fishs2_daemon.speech import Pcm
 from fishs2_daemon.text.phrase import Phrase
 from fishs2_daemon.worker import wire
@@ -138,6 +138,8 @@ class Child:
             async with aclosing(engine.speak(utterance)) as blocks:
                 async for block in blocks:
                     await self._send_audio(number, job, block)
+        except Busy as busy:
+            return wire.busy_frame(number, busy)
         except EngineError as error:
             return wire.text_frame(Kind.ERROR, number, str(error))
         except Exception as error:  # noqa: BLE001 - an edge: one utterance ends, the worker lives

@@ -152,7 +152,7 @@ class WorkerProcess:
             await self.end()
 
     async def speak(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
-        """Raises `WorkerGone`, `EngineError`, or what the phrases raised. Closing it cancels the utterance."""
+        """Raises `WorkerGone`, `EngineError`, `Busy`, or what the phrases raised. Closing it cancels the utterance."""
         self._last_utterance = number = self._last_utterance % 0xFFFFFFFF + 1
         answer = self._answers[number] = _Answer()
         if self._process.returncode is not None or self._reader.at_eof():
@@ -214,10 +214,10 @@ class WorkerProcess:
         match frame.kind:
             case Kind.AUDIO if answer:
                 answer.add(wire.pcm_of(frame))
-            case Kind.END | Kind.ERROR:
+            case Kind.END | Kind.ERROR | Kind.BUSY:
                 self._cancelled.pop(frame.utterance, None)
                 if answer:
-                    answer.end(EngineError(frame.body.decode()) if frame.kind is Kind.ERROR else None)
+                    answer.end(_outcome_of(frame))
                     del self._answers[frame.utterance]
             case Kind.READY if not self._info.done():
                 self._info.set_result(wire.engine_info_of(frame))
@@ -264,6 +264,15 @@ class WorkerProcess:
     async def _drain(self) -> None:
         with suppress(ConnectionError):
             await self._writer.drain()
+
+
+def _outcome_of(frame: Frame) -> Exception | None:
+    match frame.kind:
+        case Kind.ERROR:
+            return EngineError(frame.body.decode())
+        case Kind.BUSY:
+            return wire.busy_of(frame)
+    return None
 
 
 def _plain(value: Any) -> Any:

@@ -134,7 +134,7 @@ class Supervisor:
         raise EngineUnavailable(f"the speech engine does not start: {self.detail}", retry_after_s=30)
 
     async def speak(self, utterance: Utterance) -> AsyncGenerator[Pcm, None]:
-        """Raises `WorkerCrashed`, `EngineError`, `Loading`, `EngineUnavailable`, or what the phrases raised."""
+        """Raises `WorkerCrashed`, `EngineError`, `Busy`, `Loading`, `EngineUnavailable`, or what the phrases raised."""
         self.running += 1
         try:
             async with aclosing(self._speak(utterance)) as blocks:

@@ -16,7 +16,7 @@ from enum import IntEnum
 from typing import Any
 
 from fishs2_daemon.engines.base import Utterance
-from fishs2_daemon.errors import ProtocolError
+from fishs2_daemon.errors import Busy, ProtocolError
 from fishs2_daemon.speech import Clip, EngineInfo, Pcm, Priority, SamplingOverrides, Voice
 from fishs2_daemon.text.phrase import Phrase
 
@@ -48,6 +48,7 @@ class Kind(IntEnum):
     END = 20  # the utterance is over, spoken or cancelled
     ERROR = 21  # text: why the utterance failed; it is over
     PONG = 22
+    BUSY = 23  # JSON: text, retry_after_s; the utterance is over, and was not begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,18 @@ def pcm_of(frame: Frame) -> Pcm:
     if len(frame.body) < _U32.size:
         raise ProtocolError("worker frame AUDIO: no sample rate")
     return Pcm(frame.body[_U32.size :], _U32.unpack_from(frame.body)[0])
+
+
+def busy_frame(utterance: int, busy: Busy) -> Frame:
+    return json_frame(Kind.BUSY, utterance, text=str(busy), retry_after_s=busy.retry_after_s)
+
+
+def busy_of(frame: Frame) -> Busy:
+    fields = fields_of(frame)
+    try:
+        return Busy(str(fields["text"]), retry_after_s=int(fields["retry_after_s"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"worker frame BUSY: {error!r}") from None
 
 
 def credit_frame(utterance: int, consumed: int) -> Frame:

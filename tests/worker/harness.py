@@ -10,7 +10,7 @@ from fishs2_daemon.worker.supervisor import Supervisor
 #: A worker program whose engine is written by the test: it says each phrase as that many samples.
 PROGRAM = """
 import asyncio, os, sys, time
-from fishs2_daemon.errors import EngineError
+from fishs2_daemon.errors import Busy, EngineError
 from fishs2_daemon.speech import EngineInfo, Pcm, Voice
 from fishs2_daemon.worker import child
 

@@ -13,7 +13,7 @@ import pytest
 
 from fishs2_daemon import configuration
 from fishs2_daemon.engines.base import Utterance
-from fishs2_daemon.errors import EngineError, EngineUnavailable, Loading, WorkerCrashed
+from fishs2_daemon.errors import Busy, EngineError, EngineUnavailable, Loading, WorkerCrashed
 from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.speech import EngineState
@@ -135,6 +135,13 @@ async def test_an_error_of_one_utterance_leaves_the_worker_alone(supervise) -> N
             await say(supervisor, "bug")
         assert await say(supervisor, "good") == 4
         assert supervisor.pid == pid
+
+
+async def test_an_engine_that_is_busy_says_when_to_come_back(supervise) -> None:  # type: ignore[no-untyped-def]
+    async with supervise(speak="raise Busy('all are taken', retry_after_s=7)") as supervisor:
+        with pytest.raises(Busy, match="all are taken") as raised:
+            await say(supervisor, "anything")
+        assert raised.value.retry_after_s == 7
 
 
 async def test_a_text_that_kills_every_worker_is_given_up_and_the_next_one_speaks(supervise) -> None:  # type: ignore[no-untyped-def]

@@ -201,6 +201,6 @@ def test_an_engine_with_a_field_too_many_is_refused() -> None:
 
 @given(st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_body_is_understood_or_refused(body: bytes) -> None:
-    for understand in (wire.fields_of, wire.pcm_of, wire.credit_of, wire.engine_info_of):
+    for understand in (wire.fields_of, wire.pcm_of, wire.credit_of, wire.busy_of, wire.engine_info_of):
         with suppress(ProtocolError):
             understand(Frame(Kind.READY, 0, body))

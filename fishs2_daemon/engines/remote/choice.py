@@ -10,11 +10,12 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from fishs2_daemon.engines.remote.errors import UpstreamBusy, UpstreamFailed, reasons_in
 from fishs2_daemon.engines.remote.request import SpeechAsked
 from fishs2_daemon.engines.remote.upstream import Upstream
-from fishs2_daemon.errors import EngineError
+from fishs2_daemon.errors import Busy, EngineError
 from fishs2_daemon.speech import Pcm
 
 _log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Choice:
 
     async def begin(self, asked: SpeechAsked, only: Upstream | None = None) -> Begun:
         """Raises `EngineError` that tells of every server that was tried, or of `only`, the one that the text has begun
-        with and that nobody can stand in for."""
+        with and that nobody can stand in for; `Busy` where some would speak a text that has not begun, but later."""
         ends = self._now() + self._patience_s
         failed: dict[Upstream, str] = {}
         is_first = only is not None
@@ -60,7 +61,9 @@ class Choice:
             if not free:
                 soonest = min(left, key=lambda each: each.busy_until)
                 if soonest.busy_until > ends:
-                    raise EngineError(_why(failed, left))
+                    if only:
+                        raise EngineError(_why(failed, left))
+                    raise Busy(_why(failed, left), retry_after_s=ceil(soonest.busy_until - now))
                 await asyncio.sleep(soonest.busy_until - now)
                 continue
             upstream = min(free, key=lambda each: (each.outstanding, each.failures, each.last_asked))

@@ -62,6 +62,10 @@ class ApiKey:
     def headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self._value}"} if self._value else {}
 
+    def without(self, body: bytes) -> bytes:
+        """What a server says, which may repeat the key."""
+        return body.replace(self._value.encode(), b"[key]") if self._value else body
+
     def read(self) -> None:
         """Blocks. Raises `EngineError` that names the setting and never shows what is in the file."""
         if self._path is None:
@@ -143,7 +147,7 @@ class Client:
             if response.is_success:
                 return Answer(url, response)
             try:
-                words = await _words(response)
+                words = message_in(self._key.without(await _said(response)))
             finally:
                 await response.aclose()
             # Somebody may have changed the key at both ends.
@@ -188,13 +192,13 @@ async def _explained(url: str) -> AsyncIterator[None]:
         raise UpstreamFailed(f"{_shown(url)}: the connection broke ({_reason(error)})") from None
 
 
-async def _words(response: httpx2.Response) -> str:
-    """What an error's body says, as far as it comes."""
+async def _said(response: httpx2.Response) -> bytes:
+    """An error's body, as far as it comes."""
     body = b""
     with suppress(httpx2.HTTPError, httpx2.StreamError, TimeoutError):
         async with asyncio.timeout(_EXPLAINING_S):
             body = await _read(response, _ERROR_BYTES)
-    return message_in(body)
+    return body
 
 
 async def _read(response: httpx2.Response, most_bytes: int) -> bytes:

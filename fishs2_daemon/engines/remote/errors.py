@@ -1,4 +1,5 @@
-"""What can be wrong with an upstream, and what it says of that. All of it reaches the caller as an `EngineError`.
+"""What can be wrong with an upstream, and what it says of that. All of it reaches the caller as an `EngineError`,
+save that all are busy: `Busy`.
 
 EngineError
   UpstreamError         the text begins with the server's address

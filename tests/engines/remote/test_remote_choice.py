@@ -9,7 +9,7 @@ import pytest
 
 from fishs2_daemon.engines.base import Utterance
 from fishs2_daemon.engines.remote.breaker import FAILURES_TO_OPEN
-from fishs2_daemon.errors import EngineError
+from fishs2_daemon.errors import Busy, EngineError
 from tests.engines.remote.conftest import QUICK, Phrases, Remote, loaded
 from tests.engines.remote.server import TONE, Answer, Exchange, SpeechServer, wav_of
 
@@ -181,16 +181,17 @@ async def test_nobody_waits_for_longer_than_patience() -> None:
     server = SpeechServer(busy(9, retry_after="5"))
     async with loaded(server) as remote:
         began = time.monotonic()
-        with pytest.raises(EngineError, match=r"the queue is full \(503\)"):
+        with pytest.raises(Busy, match=r"the queue is full \(503\)") as raised:
             await remote.says("Text.")
         assert time.monotonic() - began < 0.5
+        assert raised.value.retry_after_s == 5
 
 
 @pytest.mark.parametrize("told", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
 async def test_a_server_that_wants_to_be_asked_again_at_once_is_not_asked_in_a_loop(told: str) -> None:
     server = SpeechServer(busy(10**6, retry_after=told))
     async with loaded(server, deadlines=replace(QUICK, patience_s=0.2)) as remote, asyncio.timeout(2):
-        with pytest.raises(EngineError, match=r"the queue is full \(503\)"):
+        with pytest.raises(Busy, match=r"the queue is full \(503\)"):
             await remote.says("Text.")
         assert len(server.kept) == 1
 
@@ -245,7 +246,7 @@ async def test_a_text_that_has_begun_asks_a_server_that_sent_others_away() -> No
         phrases = Phrases(["One."], ends=False)
         async with aclosing(remote.engine.speak(Utterance("default", phrases))) as blocks:
             await anext(blocks)
-            with pytest.raises(EngineError, match="queue is full"):
+            with pytest.raises(Busy, match="queue is full"):
                 await remote.says("Another.")
             phrases.put("Two.")
             phrases.end()

@@ -148,8 +148,9 @@ async def test_the_key_is_read_from_its_file_and_read_again_when_it_is_refused(
     key, wanted = tmp_path / "key", "first-secret"
 
     async def guarded(exchange: Exchange) -> None:
-        if exchange.request.headers.get("authorization") != f"Bearer {wanted}":
-            await exchange.error(401, "Incorrect API key")
+        told = exchange.request.headers.get("authorization", "")
+        if told != f"Bearer {wanted}":
+            await exchange.error(401, f"Incorrect API key: {told}")
         else:
             await exchange.speech()
 
@@ -165,7 +166,7 @@ async def test_the_key_is_read_from_its_file_and_read_again_when_it_is_refused(
             "Bearer first-secret", "Bearer second-secret",
         ]  # fmt: skip
         wanted = "third-secret"
-        with pytest.raises(EngineError, match=r"Incorrect API key \(401\)") as raised:
+        with pytest.raises(EngineError, match=r"Incorrect API key: Bearer \[key\] \(401\)") as raised:
             await _says(remote)
         key.write_text("third-secret")
         remote.info()

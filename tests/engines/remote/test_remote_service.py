@@ -8,7 +8,7 @@ import pytest
 
 from fishs2_daemon import configuration
 from fishs2_daemon.daemon import running_service
-from fishs2_daemon.errors import DeadlineExceeded, EngineError, EngineUnavailable, UnknownVoice
+from fishs2_daemon.errors import Busy, DeadlineExceeded, EngineError, EngineUnavailable, UnknownVoice
 from fishs2_daemon.speech import EngineState, SamplingOverrides, SpeechRequest
 from tests.adapters.openai.harness import FakeService, Running, doors_with
 from tests.conftest import Speech
@@ -95,6 +95,10 @@ async def _stalling(exchange: Exchange) -> None:
     await exchange.left()
 
 
+async def _full(exchange: Exchange) -> None:
+    await exchange.error(503, "the queue is full", retry_after="30")
+
+
 async def _refusing(exchange: Exchange) -> None:
     await exchange.error(422, "the text is too odd")
 
@@ -119,6 +123,14 @@ async def test_deadlines_of_the_service_hold_and_end_the_connection() -> None:
         server.answer = SpeechServer.answer
         assert await spoken(speech, "Text.") == TONE
         assert speech.supervisor.state is EngineState.READY
+
+
+async def test_where_every_server_is_busy_so_is_the_service() -> None:
+    server = SpeechServer(_full)
+    async with serving(server), front_of(server.url) as speech:
+        with pytest.raises(Busy, match=r"the queue is full \(503\)") as raised:
+            await spoken(speech, "Text.")
+        assert 25 < raised.value.retry_after_s <= 30
 
 
 async def test_without_any_server_the_service_says_why() -> None:
