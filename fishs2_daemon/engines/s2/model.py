@@ -18,7 +18,7 @@ from fishs2_daemon.engines.s2.ggml_type import GgmlType
 from fishs2_daemon.engines.s2.gguf import GgufFile
 from fishs2_daemon.engines.s2.layout import expected_tensors
 from fishs2_daemon.engines.s2.model_file import read_config
-from fishs2_daemon.engines.s2.placement import gatherable
+from fishs2_daemon.engines.s2.placement import gatherable, only_multiplied
 from fishs2_daemon.engines.s2.sizes import padded
 
 Progress = Callable[[float], None]
@@ -197,7 +197,7 @@ class Model:
             dtype = DType.F32
         elif table and not self._gatherable(dtype):
             dtype = DType.F16
-        self._tensors[name] = self._weights.new(dtype, *shape)
+        self._tensors[name] = self._weights.new(dtype, *shape, only_multiplied=only_multiplied(name))
         return self._tensors[name]
 
     def _gatherable(self, dtype: DType) -> bool:
@@ -210,7 +210,7 @@ class Model:
         for part in parts:
             target, kind = part.target, DType[self._file.tensors[part.source].type.name]
             row_bytes = target.dtype.row_bytes(target.shape[0])
-            step = max(1, _PIECE // row_bytes)
+            step = target.n_rows if target.storage.repacked else max(1, _PIECE // row_bytes)
             for start in range(part.start, part.stop, step):
                 stop = min(start + step, part.stop)
                 if kind is target.dtype:

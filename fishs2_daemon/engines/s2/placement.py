@@ -17,6 +17,10 @@ _INPUT_TABLES = ("codebook_embeddings.weight", "semantic_embeddings")
 
 _CONVERTED = (".conv.weight", ".pwconv1.weight", ".pwconv2.weight", ".alpha", ".codebook.weight")
 
+_PRODUCTS = (
+    ".wqkv.weight", ".wo.weight", ".w1.weight", ".w2.weight", ".w3.weight", "fast_project_in.weight",
+)  # fmt: skip
+
 #: Parts of the codec that only sound to be encoded passes through, and those that only codes do.
 _ENCODER = ("c.encoder.", "c.quantizer.downsample.", "c.quantizer.pre_module.")
 _DECODER = ("c.decoder.", "c.quantizer.upsample.", "c.quantizer.post_module.")
@@ -35,6 +39,11 @@ def of_encoder(name: str) -> bool:
 def converted(name: str) -> bool:
     """Whether the codec has its own copy of a tensor of the file, in F32: what `Model.load` may skip."""
     return name.startswith("c.") and name.endswith(_CONVERTED)
+
+
+def only_multiplied(name: str) -> bool:
+    """Whether graphs use a matrix of `Model` for nothing but products with it."""
+    return not name.startswith("c.") and (name.endswith(_PRODUCTS) or name == "fast_head")
 
 
 def decoder_skips(name: str) -> bool:

@@ -1,7 +1,8 @@
 """The C declarations of ggml 0.15.3 that the binding calls, and no others.
 
-Enums are passed as `int`. Two layouts are relied on: `ggml_init_params`, which is passed by value, and the head of
-`ggml_type_traits`, whose sizes are checked when the library loads. Everything else is an opaque pointer.
+Enums are passed as `int`. Three layouts are relied on: `ggml_init_params`, which is passed by value, the head of
+`ggml_type_traits`, whose sizes are checked when the library loads, and `ggml_backend_feature`, which doctor lists.
+Everything else is an opaque pointer.
 """
 
 DECLARATIONS = """
@@ -14,6 +15,10 @@ typedef struct ggml_backend_device * ggml_backend_dev_t;
 typedef struct ggml_backend_buffer * ggml_backend_buffer_t;
 typedef struct ggml_backend_buffer_type * ggml_backend_buffer_type_t;
 typedef struct ggml_backend_event * ggml_backend_event_t;
+typedef struct ggml_backend_reg * ggml_backend_reg_t;
+struct ggml_backend_feature { const char * name; const char * value; };
+typedef struct ggml_backend_feature * (*ggml_backend_get_features_t)(ggml_backend_reg_t);
+typedef ggml_backend_buffer_type_t * (*ggml_backend_dev_get_extra_bufts_t)(ggml_backend_dev_t);
 struct ggml_init_params { size_t mem_size; void * mem_buffer; bool no_alloc; };
 struct ggml_type_traits {
     const char * type_name; int64_t blck_size; int64_t blck_size_interleave; size_t type_size; bool is_quantized;
@@ -106,7 +111,8 @@ size_t ggml_gallocr_get_buffer_size(ggml_gallocr_t, int buffer_id);
 
 ggml_backend_buffer_type_t ggml_backend_get_default_buffer_type(ggml_backend_t);
 ggml_backend_buffer_t ggml_backend_buft_alloc_buffer(ggml_backend_buffer_type_t, size_t size);
-ggml_backend_buffer_t ggml_backend_alloc_ctx_tensors(ggml_context *, ggml_backend_t);
+ggml_backend_buffer_t ggml_backend_alloc_ctx_tensors_from_buft(ggml_context *, ggml_backend_buffer_type_t);
+const char * ggml_backend_buft_name(ggml_backend_buffer_type_t);
 void ggml_backend_buffer_free(ggml_backend_buffer_t);
 void ggml_backend_buffer_set_usage(ggml_backend_buffer_t, int usage);
 void ggml_backend_buffer_clear(ggml_backend_buffer_t, uint8_t value);
@@ -115,6 +121,7 @@ void * ggml_backend_buffer_get_base(ggml_backend_buffer_t);
 int ggml_backend_tensor_alloc(ggml_backend_buffer_t, ggml_tensor *, void * addr);
 void ggml_backend_tensor_set(ggml_tensor *, const void * data, size_t offset, size_t size);
 void ggml_backend_tensor_get(const ggml_tensor *, void * data, size_t offset, size_t size);
+void ggml_backend_tensor_memset(ggml_tensor *, uint8_t value, size_t offset, size_t size);
 void ggml_backend_tensor_set_async(ggml_backend_t, ggml_tensor *, const void * data, size_t offset, size_t size);
 
 void ggml_backend_free(ggml_backend_t);
@@ -127,6 +134,8 @@ int ggml_backend_graph_compute_async(ggml_backend_t, ggml_cgraph *);
 bool ggml_backend_supports_op(ggml_backend_t, const ggml_tensor * op);
 ggml_backend_dev_t ggml_backend_get_device(ggml_backend_t);
 const char * ggml_backend_dev_description(ggml_backend_dev_t);
+ggml_backend_reg_t ggml_backend_dev_backend_reg(ggml_backend_dev_t);
+void * ggml_backend_reg_get_proc_address(ggml_backend_reg_t, const char * name);
 void ggml_backend_dev_memory(ggml_backend_dev_t, size_t * free, size_t * total);
 ggml_backend_t ggml_backend_cpu_init(void);
 int ggml_cpu_has_llamafile(void);

@@ -75,6 +75,8 @@ class Emitter:
                 self._refuse(operation, "a tensor of another graph, or of a store that has no memory", *tensors)
             if home.device != self.device:
                 self._refuse(operation, f"a tensor lies on {home.device}, not on {self.device}", *tensors)
+            if tensor.storage.repacked and (operation != "mul_mat" or tensor is not tensors[0]):
+                self._refuse(operation, "a repacked matrix can only be multiplied", *tensors)
 
     def _require(self, ok: bool, operation: str, reason: str, *tensors: Tensor) -> None:
         if not ok:

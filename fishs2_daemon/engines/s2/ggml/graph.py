@@ -144,6 +144,11 @@ class Graph:
         self._order(nodes, len(leaves))
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """What can be read."""
+        return tuple(self._outputs)
+
+    @property
     def stale(self) -> bool:
         """Whether the arena's memory has moved since the graph was built."""
         return self._arena.generation != self._generation
@@ -153,7 +158,7 @@ class Graph:
         for name, array in inputs.items():
             self.set(name, array)
         self.compute()
-        return {name: self.read(name) for name in self._outputs}
+        return {name: self.read(name) for name in self.outputs}
 
     def set(self, name: str, array: NDArray[Any]) -> None:
         """Copy an array of the input's type and reversed shape into `inputs[name]`."""
@@ -177,6 +182,7 @@ class Graph:
         Raises `EngineError` when an index input names no row of its table.
         """
         self._check_open()
+        self._backend.enter()
         # Not by numpy, whose code is no longer in the processor's caches when a frame was computed.
         for name, values, limit in self._limits:
             if min(values) < 0 or max(values) >= limit:

@@ -6,6 +6,9 @@ from fishs2_daemon.engines.s2.ggml.dtypes import DType
 from fishs2_daemon.engines.s2.ggml.emit import Emitter
 from fishs2_daemon.engines.s2.ggml.tensor import Tensor, four
 
+#: ggml's own CUDA kernels for f16 multiply so many columns at the most.
+_OWN_COLUMNS = 16
+
 _PRECISION_F32 = 10
 
 #: CUDA has kernels for these widths, and ends the process for any other.
@@ -16,7 +19,8 @@ class ModelOps(Emitter):
     def mul_mat(self, w: Tensor, x: Tensor, *, precise: bool = False) -> Tensor:
         """`w` [k, n, b, c] times `x` [k, m, b', c'] -> f32 [n, m, b', c']; `w` repeats over b' and c'.
 
-        `w` is of any type, `x` is f32, or f16 as `w` is. `precise` forbids CUDA to accumulate f16 products in f16.
+        `w` is of any type, `x` is f32, contiguous where `w` is repacked, or f16 as `w` is. `precise` forbids CUDA
+        to accumulate f16 products in f16.
         """
         self._take("mul_mat", w, x)
         good = w.has_contiguous_rows and x.has_contiguous_rows
@@ -25,11 +29,18 @@ class ModelOps(Emitter):
         self._require(good, "mul_mat", "takes weights and f32 (or f16 twice) with contiguous rows", w, x)
         same = w.shape[0] == x.shape[0] and not (x.shape[2] % w.shape[2] or x.shape[3] % w.shape[3])
         self._require(same, "mul_mat", "shapes do not belong together", w, x)
+        packed = x.is_contiguous and x.dtype is DType.F32 and x.shape[2:] == (1, 1)
+        self._require(packed or not w.storage.repacked, "mul_mat", "repacked weights take contiguous f32", w, x)
         shape = (w.shape[1], *x.shape[1:])
         result = self._emit("mul_mat", (w, x), DType.F32, shape, self._native.ggml_mul_mat, w.pointer, x.pointer)
-        if precise:
+        if precise and not self._widens(w, x):
             self._native.ggml_mul_mat_set_prec(result.pointer, _PRECISION_F32)
         return result
+
+    def _widens(self, w: Tensor, x: Tensor) -> bool:
+        """Whether CUDA would make f32 of all of `w` for the sake of precision. It need not: cuBLAS, which multiplies
+        more columns than ggml's own kernels, was told to sum up in f32 (`Library`)."""
+        return self.device != "cpu" and w.dtype is DType.F16 and w.shape[2:] == (1, 1) and x.shape[1] > _OWN_COLUMNS
 
     def soft_max(self, a: Tensor, mask: Tensor | None = None, scale: float = 1.0) -> Tensor:
         """Over each row of a * scale + mask.

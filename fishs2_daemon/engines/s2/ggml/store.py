@@ -9,7 +9,8 @@ from fishs2_daemon.engines.s2.ggml import transfer
 from fishs2_daemon.engines.s2.ggml.backend import Backend
 from fishs2_daemon.engines.s2.ggml.context import Contexts
 from fishs2_daemon.engines.s2.ggml.dtypes import DType
-from fishs2_daemon.engines.s2.ggml.tensor import Storage, Tensor, extent, four, packed_strides
+from fishs2_daemon.engines.s2.ggml.repack import repacking_buffer_type, repacks
+from fishs2_daemon.engines.s2.ggml.tensor import ShapeError, Storage, Tensor, extent, four, packed_strides
 from fishs2_daemon.errors import EngineError
 
 _USAGE_WEIGHTS = 1
@@ -33,6 +34,7 @@ class Store:
         self._native = backend.native
         self._weights = weights
         self._contexts = Contexts(self._native)
+        self._repacked = Contexts(self._native)
         self._buffers: list[Any] = []
         self._state = "declared"
 
@@ -40,20 +42,28 @@ class Store:
     def ready(self) -> bool:
         return self._state == "allocated"
 
-    def new(self, dtype: DType, *shape: int) -> Tensor:
-        """Declare a tensor. Raises `ShapeError` when the shape is impossible for the type."""
+    def new(self, dtype: DType, *shape: int, only_multiplied: bool = False) -> Tensor:
+        """Declare a tensor. Raises `ShapeError` when the shape is impossible for the type.
+
+        One that is `only_multiplied`, and written once and whole, is repacked where that is faster.
+        """
         self._require("declared")
         full = four(shape)
         strides = packed_strides(dtype, full)
-        pointer = self._native.ggml_new_tensor_4d(self._contexts.room(), int(dtype), *full)
-        return Tensor(pointer, dtype, full, strides, Storage(self, extent(dtype, full, strides), pointer))
+        repacked = only_multiplied and repacks(self._backend, dtype, full)
+        context = (self._repacked if repacked else self._contexts).room()
+        pointer = self._native.ggml_new_tensor_4d(context, int(dtype), *full)
+        storage = Storage(self, extent(dtype, full, strides), pointer, repacked)
+        return Tensor(pointer, dtype, full, strides, storage)
 
     def allocate(self) -> None:
         """Take the memory and set it to zeros. Raises `EngineError` when the device has not enough."""
         self._require("declared")
         native, ffi = self._native, self._native.ffi
-        for context in self._contexts.all:
-            buffer = native.ggml_backend_alloc_ctx_tensors(context, self._backend.pointer)
+        kinds = [(context, self._backend.buffer_type) for context in self._contexts.all]
+        kinds += [(context, repacking_buffer_type(self._backend)) for context in self._repacked.all]
+        for context, kind in kinds:
+            buffer = native.ggml_backend_alloc_ctx_tensors_from_buft(context, kind)
             if buffer == ffi.NULL:
                 self.close()
                 raise EngineError(f"there is not enough memory on {self.device} for the model's tensors")
@@ -74,6 +84,13 @@ class Store:
         self._check(tensor)
         transfer.write_bytes(self._native, tensor, data, offset)
 
+    def zero(self, tensor: Tensor, offset: int, n_bytes: int) -> None:
+        """Set some of the tensor's bytes to zeros."""
+        self._check(tensor)
+        if offset < 0 or n_bytes < 0 or offset + n_bytes > tensor.n_bytes:
+            raise ShapeError(f"zero: {n_bytes} bytes at {offset} do not lie in {tensor} of {tensor.n_bytes} bytes")
+        self._native.ggml_backend_tensor_memset(tensor.pointer, 0, offset, n_bytes)
+
     def read(self, tensor: Tensor) -> NDArray[Any]:
         """A copy of the tensor, shape reversed; bf16 as its 16 bits, quantised types as the bytes of each row."""
         self._check(tensor)
@@ -93,6 +110,7 @@ class Store:
             for buffer in self._buffers:
                 self._native.ffi.release(buffer)
             self._contexts.close()
+            self._repacked.close()
 
     def _check(self, tensor: Tensor) -> None:
         # A view's header belongs to the graph that made it, and may be gone.

@@ -34,11 +34,15 @@ class Home(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Storage:
-    """The memory of one tensor that is no view; every view of it shares this object."""
+    """The memory of one tensor that is no view; every view of it shares this object.
+
+    `repacked` is in an order of ggml's own: good for the left operand of `mul_mat` alone.
+    """
 
     home: Home
     n_bytes: int
     pointer: Any
+    repacked: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

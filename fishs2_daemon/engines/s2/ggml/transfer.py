@@ -38,6 +38,8 @@ def write_bytes(native: Library, tensor: Tensor, data: Any, offset: int = 0) -> 
         raise ShapeError(f"write: {tensor} is not contiguous")
     if offset < 0 or offset + size > tensor.n_bytes:
         raise ShapeError(f"write: {size} bytes at {offset} do not fit into {tensor} of {tensor.n_bytes} bytes")
+    if tensor.storage.repacked and size != tensor.n_bytes:
+        raise ShapeError(f"write: {tensor} is repacked, which takes all of its {tensor.n_bytes} bytes at once")
     native.ggml_backend_tensor_set(tensor.pointer, source, offset, size)
 
 
@@ -45,6 +47,8 @@ def read(native: Library, tensor: Tensor) -> NDArray[Any]:
     """A copy of a contiguous tensor, of its shape reversed; of quantised types the bytes of each row."""
     if not tensor.is_contiguous:
         raise ShapeError(f"read: {tensor} is not contiguous")
+    if tensor.storage.repacked:
+        raise ShapeError(f"read: {tensor} is repacked, and cannot be read")
     shape = list(reversed(tensor.shape))
     if tensor.dtype.is_quantised:
         shape[-1] = tensor.dtype.row_bytes(shape[-1])
