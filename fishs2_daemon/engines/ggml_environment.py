@@ -12,7 +12,7 @@ _VARIABLES = {
 }
 
 
-def set_environment() -> None:
-    """Unless the owner has set them."""
-    for name, value in _VARIABLES.items():
+def set_environment(**more: str) -> None:
+    """Those variables and `more` of them, unless the owner has set them."""
+    for name, value in (_VARIABLES | more).items():
         os.environ.setdefault(name, value)

@@ -16,6 +16,7 @@ from fishs2_daemon.engines.s2.answer import Answer
 from fishs2_daemon.engines.s2.guards import frame_budget
 from fishs2_daemon.engines.s2.loading import Loaded, load
 from fishs2_daemon.engines.s2.prompt import Conversation
+from fishs2_daemon.engines.s2.pulse import end_if_hung
 from fishs2_daemon.engines.s2.sampling import Sampling
 from fishs2_daemon.errors import EngineError
 from fishs2_daemon.speech import EngineInfo, Pcm, Voice
@@ -38,6 +39,7 @@ class S2Engine:
         # For what blocks and is no frame: loading, and the codes of clips.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="s2")
         self._loaded: Loaded | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def load(self, progress: Progress) -> EngineInfo:
         loop = asyncio.get_running_loop()
@@ -45,7 +47,9 @@ class S2Engine:
         def report(fraction: float) -> None:
             loop.call_soon_threadsafe(progress, "loading the model", fraction)
 
-        self._loaded = await self._on_thread(lambda: load(self._options, report))
+        self._loaded = loaded = await self._on_thread(lambda: load(self._options, report))
+        if loaded.on_gpu:
+            self._watching = asyncio.create_task(end_if_hung([loaded.runner.pulse, loaded.vocoder.pulse]))
         return self.info()
 
     def info(self) -> EngineInfo:
@@ -93,6 +97,8 @@ class S2Engine:
             loaded.runner.leave(seat)
 
     async def close(self) -> None:
+        if self._watching:
+            self._watching.cancel()
         if loaded := self._loaded:
             self._loaded = None
             await self._on_thread(loaded.close)

@@ -16,7 +16,7 @@ from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.engines.s2.noise import Noise
 from fishs2_daemon.engines.s2.rope import RopeKind
 from fishs2_daemon.engines.s2.sampling import Rules, Sampler, Sampling
-from fishs2_daemon.engines.s2.sizes import PREFILL_TOKENS
+from fishs2_daemon.engines.s2.sizes import PREFILL_TOKENS, RUNS_TO_CAPTURE
 from fishs2_daemon.engines.s2.slow import SlowAR, SlowTrace
 from fishs2_daemon.errors import EngineError
 
@@ -25,9 +25,6 @@ Finish = Literal["stop", "length"]
 
 #: Seeds are reduced to this many bits; numpy takes no negative ones.
 _SEED_MASK = (1 << 64) - 1
-
-#: CUDA runs a graph the first time, captures it the second, and replays it from then on.
-_RUNS_TO_CAPTURE = 3
 
 KV_TYPES = {"f16": DType.F16, "f32": DType.F32}
 
@@ -98,30 +95,41 @@ class Generator:
         self._end = config.codebook_size
 
     def warm(self) -> None:
-        """Build every graph that sequences without a least length will need, and on a GPU run each until it is
-        captured, though CUDA forgets those that it has not run for ten seconds."""
+        """Build every graph that sequences without a least length will need, and on a GPU run each."""
         sizes = sorted({self._batch_size(n) for n in range(1, self.slots + 1)} - {1}, reverse=True)
         firsts = [(0, size) for size in sizes] + [(slot, 1) for slot in range(self.slots)]
+        counts = self.slow.stack.cell_counts(largest_first=True)
         on_cpu = self._model.backend.device == "cpu"
-        # Twice: those that were built before the memory was large enough for all are stale.
-        for cells in 2 * self.slow.stack.cell_counts(largest_first=True):
+        # The largest of all comes first, and every other one twice: those that were built before the memory was large
+        # enough for all are stale.
+        self._frame.get(*firsts[0], counts[0], endless=True)
+        for cells in 2 * counts:
             for tokens in PREFILL_TOKENS[-1:] if on_cpu else reversed(PREFILL_TOKENS):
                 for slot in range(self.slots):
                     self.slow.build(slot, tokens, cells)
             for first, size in firsts:
                 self.slow.build_lift(first, size, cells)
+                self._frame.get(first, size, cells)
+        if not on_cpu:
+            self._run(firsts, counts)
+
+    def _run(self, firsts: Sequence[tuple[int, int]], counts: Sequence[int]) -> None:
+        """Kernels take their workspaces when they first run, and end the process where there is no room for them. Of
+        what is captured the largest is proof enough: CUDA forgets what it has not run for ten seconds."""
+        runs = RUNS_TO_CAPTURE
+        for cells in counts:
+            for first, size in firsts:
                 graph = self._frame.get(first, size, cells)
                 for index in range(size):
                     self._frame.place(graph, index, first + index, None)
-                for _ in range(0 if on_cpu else _RUNS_TO_CAPTURE):
+                for _ in range(runs):
                     graph.compute()
-        if not on_cpu:
-            # Kernels take their workspaces when they first run, and end the process where there is no room for them.
-            rows = self._model.config.slow.codebooks + 1
-            for tokens in PREFILL_TOKENS:
-                self.prefill(0, np.zeros((rows, min(tokens, self.context)), np.int32))
-            self.wait()
-            self._prompts.clear()
+                runs = 1
+        rows = self._model.config.slow.codebooks + 1
+        for tokens in PREFILL_TOKENS:
+            self.prefill(0, np.zeros((rows, min(tokens, self.context)), np.int32))
+        self.wait()
+        self._prompts.clear()
 
     @property
     def frame_kernels(self) -> int:

@@ -59,6 +59,7 @@ class Loaded:
     runner: Runner
     vocoder: Vocoder
     backends: tuple[Backend, ...]
+    on_gpu: bool
 
     def close(self) -> None:
         self.runner.close()
@@ -104,6 +105,7 @@ def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
     if below:
         sums.append((lower_needs(config, lower_weights, context=context, voices=voices, lower=n_lower), below))
     slots = min(slots_for(options.slots, *each) for each in sums)
+    free_bytes = frames.memory().free_bytes
 
     path, im_end = options.model_path, tokenizer.im_end
     share = _WEIGHTS * lower_weights / (lower_weights + weights)
@@ -125,6 +127,9 @@ def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
     prefixes = Prefixes(voices)
     taken = model.n_bytes + generator.n_bytes + decoder.n_bytes
     _log.info("S2 on %s, %d slots of %d positions, %d MB", frames.summary, slots, context, taken >> 20)
+    if on_gpu:
+        besides = free_bytes - frames.memory().free_bytes - taken
+        _log.info("CUDA took %d MB besides, for kernels, workspaces and recorded graphs", besides >> 20)
     if lower and below:
         layers = f"the first {n_lower} of {slow.layers} layers on {below.summary}"
         _log.info("%s, %d MB", layers, (lower.n_bytes + generator.lower_n_bytes) >> 20)
@@ -151,6 +156,7 @@ def load(options: EngineOptions, report: Callable[[float], None]) -> Loaded:
         runner=Runner(generator, vocoder, prefixes, frame_s=frame_s, run_ahead=on_gpu and generator.can_run_ahead),
         vocoder=vocoder,
         backends=(frames, sound, reading, *spare, *((below,) if below else ())),
+        on_gpu=on_gpu,
     )
 
 

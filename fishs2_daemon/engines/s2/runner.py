@@ -14,6 +14,7 @@ from fishs2_daemon.engines.s2.answer import Answer
 from fishs2_daemon.engines.s2.commands import Commands
 from fishs2_daemon.engines.s2.generator import Generator
 from fishs2_daemon.engines.s2.prefixes import Prefixes
+from fishs2_daemon.engines.s2.pulse import Pulse
 from fishs2_daemon.engines.s2.scheduler import Scheduler, Seat, Stage
 from fishs2_daemon.engines.s2.vocoder import Vocoder
 from fishs2_daemon.errors import EngineError
@@ -36,6 +37,7 @@ class Runner:
     def __init__(
         self, generator: Generator, vocoder: Vocoder, prefixes: Prefixes, *, frame_s: float, run_ahead: bool
     ) -> None:
+        self.pulse = Pulse()
         self._generator, self._vocoder, self._prefixes = generator, vocoder, prefixes
         self._run_ahead = int(run_ahead)
         self._scheduler = Scheduler(generator.slots, frame_s)
@@ -85,7 +87,8 @@ class Runner:
         busy = False
         while self._commands.carry_out(wait=not busy):
             try:
-                busy = self._round()
+                with self.pulse:
+                    busy = self._round()
             except Exception as error:  # noqa: BLE001 - an edge: those who were speaking hear of it, others go on
                 _log.exception("a round failed")
                 reason = str(error) if isinstance(error, EngineError) else type(error).__name__

@@ -11,6 +11,9 @@ CELLS = 256
 #: exceed.
 FRAME_COUNTS = (8, 4, 2, 1)
 
+#: CUDA runs a graph the first time, captures it the second, and replays it from then on.
+RUNS_TO_CAPTURE = 3
+
 #: Sorting rows beyond this takes CUDA many kernels; longer logits are sorted in chunks, which they must fill.
 LONGEST_SORT = 1024
 SORT_CHUNK = 256

@@ -86,5 +86,5 @@ class Stack:
 
     def cell_counts(self, *, largest_first: bool = False) -> list[int]:
         """All that `cells_for` may say."""
-        counts = {self.cells_for(CELLS << n) for n in range(self.cache.cells.bit_length())}
+        counts = {self.cells_for(min(CELLS << n, self._context)) for n in range(self.cache.cells.bit_length())}
         return sorted(counts, reverse=largest_first)

@@ -15,6 +15,7 @@ from fishs2_daemon.engines.s2.blocks import SIZES, first_block, next_block, unhe
 from fishs2_daemon.engines.s2.codec import Decoder, DecoderStream
 from fishs2_daemon.engines.s2.commands import Commands
 from fishs2_daemon.engines.s2.guards import Guard
+from fishs2_daemon.engines.s2.pulse import Pulse
 from fishs2_daemon.engines.s2.scheduler import Seat
 from fishs2_daemon.errors import EngineError
 from fishs2_daemon.speech import Pcm
@@ -55,6 +56,7 @@ class Vocoder:
     """Owns the decoder."""
 
     def __init__(self, decoder: Decoder, sample_rate: int, frame_samples: int) -> None:
+        self.pulse = Pulse()
         self._decoder = decoder
         self._sample_rate = sample_rate
         self._frame_s = frame_samples / sample_rate
@@ -95,7 +97,8 @@ class Vocoder:
             try:
                 ready = [track for track in self._tracks.values() if self._is_ready(track)]
                 if ready:
-                    self._decode(ready)
+                    with self.pulse:
+                        self._decode(ready)
             except Exception as error:  # noqa: BLE001 - an edge: those who were heard learn of it, others go on
                 _log.exception("decoding failed")
                 reason = str(error) if isinstance(error, EngineError) else type(error).__name__

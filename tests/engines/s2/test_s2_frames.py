@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -405,6 +406,25 @@ def test_what_is_warm_is_not_built_again(model: Model, monkeypatch: pytest.Monke
     assert len(built) == 2
     assert [arena.generation for arena in arenas] == before
     generator.close()
+
+
+@pytest.mark.parametrize("context", [256, 600, 1024, 5000])
+def test_answers_that_must_not_end_move_no_memory_either(model: Model, context: int) -> None:
+    """Their graphs are larger; they are built when they are asked for."""
+    with closing(Generator(model, slots=2, context=context, kv_type="f32")) as generator:
+        generator.warm()
+        before = generator._frame._graphs._arena.generation
+        for cells in generator.slow.stack.cell_counts():
+            for first, size in ((0, 2), (0, 1), (1, 1)):
+                generator._frame.get(first, size, cells, endless=True)
+        assert generator._frame._graphs._arena.generation == before
+
+
+@pytest.mark.parametrize("context", [100, 255, 256, 257, 511, 512, 600, 2048, 4096, 5000, 8192])
+def test_what_is_warm_are_the_sizes_that_are_asked_for(model: Model, context: int) -> None:
+    with closing(Generator(model, slots=1, context=context)) as generator:
+        stack = generator.slow.stack
+        assert stack.cell_counts() == sorted({stack.cells_for(n) for n in range(1, generator.context + 1)})
 
 
 def test_whoever_is_not_chosen_for_draws_from_numbers(model: Model) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import replace
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from fishs2_daemon.engines.base import EngineOptions, Utterance
-from fishs2_daemon.engines.s2 import loading
+from fishs2_daemon.engines.s2 import loading, pulse
 from fishs2_daemon.engines.s2.codec import Decoder
 from fishs2_daemon.engines.s2.engine import S2Engine
 from fishs2_daemon.engines.s2.generator import Generator
@@ -295,6 +297,28 @@ async def test_the_engine_speaks_the_same_with_any_number_of_layers_on_the_gpu(
     a, b = (np.frombuffer(samples, "<i2").astype(int) for samples in (whole, split))
     assert len(a) == len(b)
     assert (np.abs(a - b) <= 1).all()
+
+
+async def test_a_worker_whose_gpu_does_not_answer_ends(
+    gpu: None, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(pulse, "_HUNG_S", 0.3)
+    monkeypatch.setattr(pulse, "_LOOK_S", 0.05)
+    assert await spoken(options(folder))
+    assert not ended
+    answers = threading.Event()
+    submit = Generator.submit
+    monkeypatch.setattr(Generator, "submit", lambda *asked: answers.wait(30) and submit(*asked))
+    speaking = asyncio.create_task(spoken(options(folder)))
+    async with asyncio.timeout(20):
+        while not ended:
+            await asyncio.sleep(0.01)
+    assert ended[0] == 71
+    assert "the GPU has not answered" in caplog.text
+    answers.set()
+    assert await speaking
 
 
 @pytest.mark.parametrize(("n_gpu_layers", "lower"), [(-1, None), (3, None), (99, None), (2, range(1)), (0, range(3))])

@@ -17,7 +17,7 @@ from fishs2_daemon.engines.s2.codec.window_attention import Rope, WindowTransfor
 from fishs2_daemon.engines.s2.ggml import Backend, Tensor
 from fishs2_daemon.engines.s2.layout import DILATIONS
 from fishs2_daemon.engines.s2.model import Model
-from fishs2_daemon.engines.s2.sizes import FRAME_COUNTS
+from fishs2_daemon.engines.s2.sizes import FRAME_COUNTS, RUNS_TO_CAPTURE
 from fishs2_daemon.errors import EngineError
 
 Codes = npt.NDArray[np.integer[Any]]
@@ -128,13 +128,13 @@ class Decoder:
             for frames in dict.fromkeys(frames_at_once(n, count) for n in FRAME_COUNTS):
                 self._streams.build(frames, count)
         if self._streams.device != "cpu":
-            self._run_once(counts)
+            self._run(counts)
 
-    def _run_once(self, counts: Sequence[int]) -> None:
-        """Kernels take their workspaces when they first run."""
+    def _run(self, counts: Sequence[int]) -> None:
+        """Kernels take their workspaces when they first run, or are captured."""
         for count in counts:
             streams = [self.open_stream() for _ in range(count)]
-            for frames in dict.fromkeys(frames_at_once(n, count) for n in FRAME_COUNTS):
+            for frames in RUNS_TO_CAPTURE * list(dict.fromkeys(frames_at_once(n, count) for n in FRAME_COUNTS)):
                 self.decode(streams, [np.zeros((self._shape[0], frames), np.int32)] * count)
             for stream in streams:
                 stream.close()

@@ -6,8 +6,6 @@ convolution's input, and of every attention's keys and values, one after another
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from fishs2_daemon.engines.s2.ggml import Backend, DType, Store, Tensor
 
 
@@ -56,8 +54,8 @@ class StatePool:
     def take(self) -> int:
         """A slot whose state is that of a stream's start: zeros. Not when `full`."""
         slot = self._free.pop()
-        row = np.zeros(self._width, np.float32)
-        self._store.write_bytes(self.tensor, row, slot * row.nbytes)
+        n_bytes = self.tensor.strides[1]
+        self._store.zero(self.tensor, slot * n_bytes, n_bytes)
         return slot
 
     def give_back(self, slot: int) -> None:

@@ -67,6 +67,7 @@ class Arena:
         if self._closed:
             raise EngineError("the memory of these graphs was given back")
         native, before = self.backend.native, self.n_bytes
+        self.backend.synchronize()  # memory that is too small is given back, and may be in use
         # The allocator takes a graph of as many nodes, none of them larger, for the last one once more, and gives its
         # tensors the places of that one's: whichever of them must live longer are overwritten. So it sees another one
         # in between.

@@ -1,6 +1,7 @@
 """A compute device: the processor, or one GPU."""
 
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -8,6 +9,9 @@ from typing import Any
 
 from fishs2_daemon.engines.s2.ggml.library import Library, library
 from fishs2_daemon.errors import EngineError
+
+#: The GPU that a thread has chosen.
+_chosen = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +139,16 @@ class Backend:
         """To be closed before the backend."""
         return Event(self, self._device)
 
+    def enter(self) -> None:
+        """Before a call that means the GPU that its thread has chosen: a thread that has chosen none would wake the
+        first one, and take memory there."""
+        if self.threads == 0 and getattr(_chosen, "device", "") != self.device:
+            self.memory()  # in there ggml chooses
+            _chosen.device = self.device
+
     def synchronize(self) -> None:
         """Wait until everything that was started on this backend is done."""
+        self.enter()
         self.native.ggml_backend_synchronize(self.pointer)
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ class Library:
         self.folder = folder
         self.ffi: Any = cffi.FFI()
         self.ffi.cdef(DECLARATIONS)
-        set_environment()
+        set_environment(GGML_CUDA_FORCE_CUBLAS_COMPUTE_32F="1")  # see `ModelOps.mul_mat`
         self._parts = [self._open(_BASE), self._open(_CPU)]
         self._check()
         self.cuda_reason = self._open_cuda()

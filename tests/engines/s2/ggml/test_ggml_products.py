@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fishs2_daemon.engines.s2.ggml import DType, ShapeError
+from fishs2_daemon.engines.s2.ggml import Backend, DType, GraphBuilder, ShapeError, Store
 
 quick = settings(max_examples=12, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -200,3 +200,26 @@ def test_refuses(builder, wrong):
     numbers = iter(range(9))
     with pytest.raises(ShapeError):
         WRONG[wrong](builder, lambda *shape: builder.input(str(next(numbers)), DType.F32, *shape))
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "columns", "is_asked"),
+    [
+        ("cpu", DType.F16, 17, True),
+        ("cuda:0", DType.F16, 16, True),
+        ("cuda:0", DType.F16, 17, False),
+        ("cuda:0", DType.Q8_0, 17, True),
+    ],
+)
+def test_precision_never_costs_a_copy_of_all_weights(kit, monkeypatch, device, dtype, columns, is_asked):
+    """CUDA would make f32 of f16 weights for more columns than its own kernels take."""
+    asked = []
+    with Backend.open("cpu", threads=1) as backend:
+        backend.device = device
+        monkeypatch.setattr(backend.native, "ggml_mul_mat_set_prec", lambda tensor, kind: asked.append(kind))
+        with Store(backend) as store:
+            weights = store.new(dtype, 32, 8)
+            store.allocate()
+            g = GraphBuilder(backend, "test")
+            g.mul_mat(weights, g.input("x", DType.F32, 32, columns), precise=True)
+    assert bool(asked) == is_asked

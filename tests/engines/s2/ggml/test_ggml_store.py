@@ -61,6 +61,18 @@ def test_tensors_start_as_zeros_and_keep_what_is_written(kit):
         assert not store.read(b).any()
 
 
+def test_some_bytes_are_set_to_zeros_and_no_others(kit):
+    with Store(kit.backend) as store:
+        tensor = store.new(DType.F32, 3, 4)
+        store.allocate()
+        store.write(tensor, np.ones((4, 3), np.float32))
+        store.zero(tensor, 12, 24)
+        assert store.read(tensor)[0, 0, :, 0].tolist() == [1, 0, 0, 1]
+        for offset, n_bytes in ((-4, 4), (0, 52), (48, 4), (4, -4)):
+            with pytest.raises(ShapeError, match="do not lie in"):
+                store.zero(tensor, offset, n_bytes)
+
+
 def test_weights_are_written_straight_from_a_map(kit):
     values = np.arange(64, dtype=np.float32)
     with tempfile.TemporaryFile() as file:
