@@ -1,9 +1,11 @@
 """Who speaks now, who waits, who is refused."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from sys import maxsize
 
 from fishs2_daemon.errors import Busy
 from fishs2_daemon.speech import Priority
@@ -22,6 +24,26 @@ class _Waiter:
     passed_over: int = 0
 
 
+class Slot:
+    """The right to have a text spoken. It may be lent to others, and be waited for anew."""
+
+    def __init__(self, give: Callable[[], None], take: Callable[[], Awaitable[None]]) -> None:
+        self.is_lent = False
+        self._give, self._take = give, take
+
+    def lend(self) -> None:
+        """May be called twice."""
+        if not self.is_lent:
+            self.is_lent = True
+            self._give()
+
+    async def take_again(self) -> None:
+        """Behind whoever has more right to it. Raises `Busy`."""
+        if self.is_lent:
+            await self._take()
+            self.is_lent = False
+
+
 class Admission:
     """A queue in front of the engine's slots, bounded in length and in time: conversations first, then first come,
     first served."""
@@ -37,14 +59,19 @@ class Admission:
         return len(self._waiting)
 
     @asynccontextmanager
-    async def slot(self, priority: Priority, max_waiting: int, timeout_s: float) -> AsyncIterator[None]:
+    async def slot(self, priority: Priority, max_waiting: int, timeout_s: float) -> AsyncIterator[Slot]:
         """Hold a slot. Raises `Busy` at once when `max_waiting` others wait, or after `timeout_s`."""
         await self._acquire(priority, max_waiting, timeout_s)
+        # Who lent one is in the middle of a text, and not refused because others wait.
+        slot = Slot(self._release, partial(self._acquire, priority, maxsize, timeout_s))
         try:
-            yield
+            yield slot
         finally:
-            self.running -= 1
-            self.admit()
+            slot.lend()
+
+    def _release(self) -> None:
+        self.running -= 1
+        self.admit()
 
     async def _acquire(self, priority: Priority, max_waiting: int, timeout_s: float) -> None:
         if self._has_room(priority) and not any(waiter.priority <= priority for waiter in self._waiting):
@@ -60,8 +87,7 @@ class Admission:
         except BaseException as error:
             if waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
                 # The slot was given in the very moment of giving up: pass it on.
-                self.running -= 1
-                self.admit()
+                self._release()
             elif waiter in self._waiting:  # else a slot that became free in that moment has passed it over
                 self._waiting.remove(waiter)
             if isinstance(error, TimeoutError):

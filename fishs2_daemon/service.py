@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, nullcontext
 
 from fishs2_daemon.admission import Admission
+from fishs2_daemon.admitted import AdmittedPhrases
 from fishs2_daemon.catalogue import Casting, VoiceCatalogue
 from fishs2_daemon.engines.base import Utterance
 from fishs2_daemon.errors import (
@@ -26,6 +27,9 @@ from fishs2_daemon.worker.pool import WorkerPool
 from fishs2_daemon.worker.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
+
+#: A text of which everything was said that is there, and which does not go on for so long, lends its slot to others.
+_LEND_S = 5.0
 
 #: What a text without anything to say sounds like: players fail on an answer without samples.
 SILENCE_S = 0.1
@@ -156,22 +160,23 @@ class SpeechService:
                 yield _silence(engine.sample_rate)
                 return
             clock = _Clock(self.metrics)
-            async with self._admission.slot(request.priority, settings.max_queue, settings.queue_timeout_s):
+            async with self._admission.slot(request.priority, settings.max_queue, settings.queue_timeout_s) as slot:
                 clock.admitted()
                 now = await self._workers.ready(settings.queue_timeout_s)
                 if now.name != casting.engine:  # another engine took over while this waited
                     casting = await self.catalogue.cast(request, now)
                     on_cast(casting)
+                phrases = AdmittedPhrases(first, feed, slot)
                 utterance = Utterance(
                     casting.voice,
-                    _Rejoined(first, feed),
+                    phrases,
                     casting.clips,
                     request.sampling.over(casting.sampling),
                     request.priority,
                 )
                 async with (
                     aclosing(self._workers.speak(utterance)) as speech,
-                    aclosing(self._bounded(speech, feed, clock)) as blocks,
+                    aclosing(self._bounded(speech, phrases, clock)) as blocks,
                 ):
                     async for block in blocks:
                         yield block
@@ -206,7 +211,7 @@ class SpeechService:
             )
 
     async def _bounded(
-        self, blocks: AsyncGenerator[Pcm, None], feed: PhraseFeed, clock: "_Clock"
+        self, blocks: AsyncGenerator[Pcm, None], phrases: AdmittedPhrases, clock: "_Clock"
     ) -> AsyncGenerator[Pcm, None]:
         """The blocks cut small, under the deadlines. Time that the listener takes counts for the total alone."""
         settings = self.settings
@@ -214,7 +219,7 @@ class SpeechService:
         while True:
             limit_s = settings.stall_timeout_s if clock.heard_audio else settings.first_audio_timeout_s
             with clock:
-                block = await self._next(blocks, feed, limit_s, total_ends)
+                block = await self._next(blocks, phrases, limit_s, total_ends)
             if block is None:
                 return
             for piece in _pieces(block, first=not clock.heard_audio):
@@ -222,15 +227,24 @@ class SpeechService:
                 yield piece
 
     async def _next(
-        self, blocks: AsyncGenerator[Pcm, None], feed: PhraseFeed, limit_s: float, total_ends: float
+        self, blocks: AsyncGenerator[Pcm, None], phrases: AdmittedPhrases, limit_s: float, total_ends: float
     ) -> Pcm | None:
-        """The next block. While the engine has spoken all of a text that goes on, its silence is not its own."""
+        """The next block. While the engine has spoken all of a text that goes on, its silence is not its own, and soon
+        others may have its slot: a text may never end, as of a language model that failed."""
         now = asyncio.get_running_loop().time
         reading = asyncio.ensure_future(anext(blocks, None))
         began = now()
         try:
             while not reading.done():
-                ends = now() + limit_s if feed.is_starved else max(began, feed.moved_at) + limit_s
+                ends = now() + limit_s
+                quiet_since = max(began, phrases.moved_at)
+                if not phrases.is_starved:
+                    ends = quiet_since + limit_s
+                elif not phrases.slot.is_lent:
+                    ends = min(ends, quiet_since + _LEND_S)
+                    if now() >= ends:
+                        phrases.slot.lend()
+                        continue
                 if now() >= total_ends:
                     raise DeadlineExceeded(f"the answer took longer than {self.settings.total_timeout_s:.0f} s")
                 if now() >= ends:
@@ -277,23 +291,6 @@ class _Clock:
             _log.info(
                 "%.1f s of speech by %s, first audio after %.0f ms", self._audio_s, voice, self._first_audio_s * 1000
             )
-
-
-class _Rejoined:
-    """An iterator with its first item put back; as safe to cancel as the iterator itself."""
-
-    def __init__(self, first: Phrase, rest: PhraseFeed) -> None:
-        self._first: Phrase | None = first
-        self._rest = rest
-
-    def __aiter__(self) -> "_Rejoined":
-        return self
-
-    async def __anext__(self) -> Phrase:
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        return await anext(self._rest)
 
 
 async def _nothing() -> AsyncGenerator[Phrase, None]:

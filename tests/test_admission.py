@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
@@ -193,6 +193,75 @@ async def test_waiters_come_in_one_by_one_in_their_order() -> None:
         for number in range(20):
             tasks.create_task(speak(number))
     assert order == list(range(20))
+
+
+async def test_a_slot_that_is_lent_is_another_one_s_until_it_is_waited_for_anew() -> None:
+    admission = Admission(lambda: 1)
+    async with admission.slot(Priority.READING, 0, PATIENT_S) as first:
+        first.lend()
+        first.lend()
+        assert (first.is_lent, admission.running) == (True, 0)
+        async with admission.slot(Priority.READING, 0, PATIENT_S):
+            taking = asyncio.ensure_future(first.take_again())
+            await asyncio.sleep(0.01)
+            assert (admission.running, admission.waiting) == (1, 1), (
+                "a text that goes on waits in a queue of any length"
+            )
+        await taking
+        assert (first.is_lent, admission.running) == (False, 1)
+        await first.take_again()
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+async def test_a_lent_slot_that_does_not_come_back_in_time_is_busy() -> None:
+    admission = Admission(lambda: 1)
+    async with admission.slot(Priority.READING, 0, 0.01) as first:
+        first.lend()
+        async with admission.slot(Priority.READING, 0, PATIENT_S):
+            with pytest.raises(Busy, match="no slot became free"):
+                await first.take_again()
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+STEPS = st.lists(st.sampled_from(["lend", "take", "turn", "turns"]), max_size=6)
+
+
+@given(st.integers(1, 3), st.lists(st.tuples(STEPS, st.integers(0, 40)), min_size=1, max_size=6))
+async def test_lending_loses_no_slot_and_makes_none(slots: int, texts: list[tuple[list[str], int]]) -> None:
+    """Whatever they do, and whenever each of them is cancelled."""
+    admission = Admission(lambda: slots)
+    speaking = 0
+
+    async def speak(steps: list[str]) -> None:
+        nonlocal speaking
+        async with admission.slot(Priority.READING, 99, PATIENT_S) as slot:
+            holds = True
+            speaking += 1
+            try:
+                for step in steps:
+                    if step == "lend":
+                        slot.lend()
+                        speaking -= holds
+                        holds = False
+                    elif step == "take":
+                        await slot.take_again()
+                        speaking += not holds
+                        holds = True
+                    for _ in range(5 if step == "turns" else 1):
+                        await asyncio.sleep(0)
+                        assert speaking <= slots
+            finally:
+                speaking -= holds
+
+    tasks = [asyncio.create_task(speak(steps)) for steps, _ in texts]
+    for turn in range(41):
+        for task, (_, cancelled_at) in zip(tasks, texts, strict=True):
+            if turn == cancelled_at:
+                task.cancel()
+        await asyncio.sleep(0)
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        assert outcome is None or isinstance(outcome, asyncio.CancelledError)
+    assert (admission.running, admission.waiting, speaking) == (0, 0, 0)
 
 
 async def test_a_conversation_takes_the_place_of_the_last_reading_in_a_full_queue() -> None:

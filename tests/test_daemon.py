@@ -152,6 +152,41 @@ async def test_the_worker_dies_with_a_killed_daemon(launch: Launch) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_the_answer_of_a_killed_daemon_does_not_look_whole(launch: Launch, is_streamed: bool) -> None:
+    """The kernel would end the connection as cleanly as after an answer."""
+    process = launch()
+    await process.says("ready")
+    client = await process.connect()
+    if is_streamed:
+        await client.send("synthesize-start")
+        await client.send("synthesize-chunk", text=LONG_TEXT)
+    else:
+        await client.send("synthesize", text=LONG_TEXT)
+    event = await client.receive()
+    assert event
+    assert event.type == "audio-start"
+    process.process.kill()
+    with pytest.raises(ConnectionResetError):
+        await client.answer()
+
+
+async def test_a_killed_daemon_ends_connections_that_hear_nothing_cleanly(launch: Launch) -> None:
+    """Also one that was spoken to before, or was told of an error."""
+    process = launch()
+    await process.says("ready")
+    clients = [await process.connect() for _ in range(2)]
+    for client in clients:
+        await client.send("synthesize", text="Hello.")
+        assert (await client.answer()).audio
+    await clients[1].send("synthesize", text="Hello.", voice={"name": "nobody"})
+    answer = await clients[1].answer()
+    assert answer.error
+    assert answer.is_closed
+    process.process.kill()
+    assert await clients[0].receive() is None
+
+
 async def test_sighup_takes_over_what_may_change(launch: Launch, tmp_path: Path) -> None:
     env = tmp_path / ".env"
     env.write_text("FISHS2_LANGUAGES=en\n")

@@ -84,3 +84,21 @@ def test_a_real_ipv4_peer_of_a_socket_that_takes_both_is_answered() -> None:
     assert ip_address(peername[0]).version == 6
     assert is_allowed(peername, networks())
     assert not is_allowed(peername, networks("10.0.0.0/8"))
+
+
+@pytest.mark.parametrize(
+    ("peer", "own", "text", "is_answered"),
+    [
+        ("203.0.113.9", "203.0.113.9", None, True),
+        ("2001:db8::1", "2001:db8::1", None, True),
+        ("::ffff:203.0.113.9", "203.0.113.9", None, True),
+        ("203.0.113.9", "203.0.113.8", None, False),
+        ("203.0.113.9", None, None, False),
+        ("203.0.113.9", "203.0.113.9", "192.168.0.0/16", False),
+        ("192.168.1.2", "192.168.1.2", "192.168.0.0/16", True),
+    ],
+)
+def test_this_machine_is_itself_by_any_of_its_addresses(
+    peer: str, own: str | None, text: str | None, is_answered: bool
+) -> None:
+    assert is_allowed((peer, 50000), networks(text), own and (own, 8020)) == is_answered

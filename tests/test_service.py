@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
-from fishs2_daemon import configuration
+from fishs2_daemon import configuration, service
 from fishs2_daemon.daemon import running_service
 from fishs2_daemon.errors import (
     Busy,
@@ -148,6 +148,59 @@ async def test_what_comes_after_close_is_refused_and_what_runs_goes_on(speech: S
         with pytest.raises(ShuttingDown):
             await spoken(speech, "Too late.")
         assert [block async for block in blocks]
+
+
+@pytest.fixture
+def one_slot(speech: Speech, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speech.service._admission, "_slots", lambda: 1)
+    monkeypatch.setattr(service, "_LEND_S", 0.2)
+
+
+async def test_a_text_that_does_not_go_on_lends_its_slot(speech: Speech, one_slot: None) -> None:
+    goes_on = asyncio.Event()
+
+    async def text() -> AsyncIterator[str]:
+        yield "The first sentence is said. "
+        await goes_on.wait()
+        yield "And this is the second."
+
+    whole = await spoken(speech, "The first sentence is said. And this is the second.")
+    speaking = asyncio.create_task(spoken(speech, text()))
+    async with asyncio.timeout(5):
+        while not speech.service.running:
+            await asyncio.sleep(0.01)
+        other = await spoken(speech, "Somebody else.")
+    assert not speaking.done()
+    assert speech.service.running == 0
+    goes_on.set()
+    assert is_alike(await speaking, whole)
+    assert is_alike(other, await spoken(speech, "Somebody else."))
+
+
+async def test_a_text_that_goes_on_waits_for_its_slot_and_not_for_ever(speech: Speech, one_slot: None) -> None:
+    goes_on = asyncio.Event()
+
+    async def text() -> AsyncIterator[str]:
+        yield "The first sentence is said. "
+        await goes_on.wait()
+        yield "And this is the second."
+
+    for timeout_s in (5.0, 0.2):
+        speech.settings.queue_timeout_s = timeout_s
+        goes_on.clear()
+        speaking = asyncio.create_task(spoken(speech, text()))
+        await asyncio.sleep(1)
+        async with aclosing(speech.service.speak(SpeechRequest(LONG))) as reading:
+            await anext(reading)
+            goes_on.set()
+            await asyncio.sleep(0.5)
+            assert speaking.done() == (timeout_s < 1)
+        if timeout_s < 1:
+            with pytest.raises(Busy, match="no slot became free"):
+                await speaking
+        else:
+            assert await speaking
+    assert speech.service.running == 0
 
 
 async def test_metrics_tell_what_happened(speech: Speech) -> None:

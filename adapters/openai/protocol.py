@@ -121,7 +121,7 @@ class DoorProtocol(HttpProtocol):
     def connection_made(self, transport: Any) -> None:
         name = transport.get_extra_info("peername")
         self.peer = str(name[0]) if isinstance(name, tuple) and name else "local"
-        if not is_allowed(name, self._settings.allowed_networks):
+        if not is_allowed(name, self._settings.allowed_networks, transport.get_extra_info("sockname")):
             message = f"This server does not answer {self.peer}; see {ENV_PREFIX}ALLOWED_NETWORKS."
             self._refuse(transport, HttpError(403, "address_not_allowed", message))
         elif len(self.connections) >= self._settings.http_max_connections:

@@ -7,6 +7,8 @@ cache for good; see `_tell` for how a failure is told instead.
 
 import asyncio
 import logging
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -38,6 +40,9 @@ _LINGER_S = 1.0
 _HALF_EVENT = b'{"type":"audio-chunk","payload_length":1}\n'
 
 _WIDTH_BYTES, _CHANNELS = 2, 1
+
+#: `struct linger`: whether closing waits, and for how many seconds; for none, it resets.
+_LINGER = struct.Struct("ii")
 
 
 class _PeerGone(Exception):
@@ -201,15 +206,24 @@ class Connection:
         if exchange.is_streamed:
             await self._write(SynthesizeStopped().event())
             self._unfinished_streams -= 1
+        self._reset_at_death(is_on=False)
 
     async def _write_audio(self, block: Pcm) -> None:
         chunk = AudioChunk(block.sample_rate, _WIDTH_BYTES, _CHANNELS, block.samples).event()
         if not self._is_audio_open:
             self._is_audio_open = True
+            self._reset_at_death(is_on=True)
             start = AudioStart(block.sample_rate, _WIDTH_BYTES, _CHANNELS).event()
             await self._write(start, chunk)
         else:
             await self._write(chunk)
+
+    def _reset_at_death(self, *, is_on: bool) -> None:
+        """A daemon that is killed in the middle of an answer ends its connections as if that were whole, unless the
+        kernel was told to reset them."""
+        connection = self._writer.get_extra_info("socket")
+        if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(is_on, 0))
 
     async def _write(self, *events: Event) -> None:
         self._writer.write(b"".join(map(framing.encode, events)))
@@ -232,6 +246,7 @@ class Connection:
             _log.error("a Wyoming connection failed", exc_info=error)
             text, code = "internal error; the daemon's log says more", Fishs2Error.code
         _log.info("a Wyoming request failed: %s (%s)", text, code)
+        self._reset_at_death(is_on=False)
         self._writer.write(framing.encode(Error(text=without_paths(text), code=code).event()))
         if self._is_audio_open or self._unfinished_streams:
             self._writer.write(_HALF_EVENT)

@@ -64,7 +64,7 @@ class WyomingServer:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = writer.get_extra_info("peername")
         connection = Connection(reader, writer, self._service)
-        if not is_allowed(peer, self._settings.allowed_networks):
+        if not is_allowed(peer, self._settings.allowed_networks, writer.get_extra_info("sockname")):
             _log.warning("refused %s: not in FISHS2_ALLOWED_NETWORKS", peer)
             connection.refuse(PeerRefused("your address is not in FISHS2_ALLOWED_NETWORKS of this server"))
         elif len(self._connections) < self._settings.max_connections:

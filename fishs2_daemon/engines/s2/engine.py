@@ -8,16 +8,19 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from functools import partial
 from typing import TypeVar
 
 from fishs2_daemon.engines.base import S2_LANGUAGES, EngineOptions, Progress, Utterance, pauses
+from fishs2_daemon.engines.rests import with_rests
 from fishs2_daemon.engines.s2.answer import Answer
 from fishs2_daemon.engines.s2.guards import frame_budget
 from fishs2_daemon.engines.s2.loading import Loaded, load
 from fishs2_daemon.engines.s2.prompt import Conversation
 from fishs2_daemon.engines.s2.pulse import end_if_hung
 from fishs2_daemon.engines.s2.sampling import Sampling
+from fishs2_daemon.engines.s2.scheduler import Seat
 from fishs2_daemon.errors import EngineError
 from fishs2_daemon.speech import EngineInfo, Pcm, Voice
 
@@ -70,31 +73,42 @@ class S2Engine:
         references = [await self._on_thread(partial(loaded.clips.reference, clip)) for clip in utterance.clips]
         beginning = loaded.prompts.begin(references)
         rate = loaded.model.config.codec.sample_rate
-        seat = loaded.runner.join(utterance.priority)
+        told = _Told(beginning, loaded.generator.context)
+        seat: Seat | None = None
         try:
-            told = _Told(beginning, loaded.generator.context)
-            async for phrase in utterance.phrases:
-                sampling = self._sampling(utterance, phrase)
-                answer = told.ask(
-                    phrase if phrase.speaker is None else f"<|speaker:{phrase.speaker}|>{phrase}", sampling
-                )
-                loaded.runner.speak(seat, answer)
-                async for block in answer:
-                    yield block
-                    loaded.runner.wake(seat)
-                if answer.was_cut:
-                    _log.warning("an answer did not end by itself after %d frames", answer.codes.shape[1])
-                told.hear(answer)
-                for silence in pauses(phrase, rate):
-                    yield silence
+            async with aclosing(with_rests(utterance.phrases)) as phrases:
+                async for phrase in phrases:
+                    if phrase is None:
+                        # What the slot held is read again, and the text goes on as if the slot had never gone.
+                        if seat:
+                            loaded.runner.leave(seat)
+                            seat = None
+                            told.forget()
+                        continue
+                    seat = seat or loaded.runner.join(utterance.priority)
+                    sampling = self._sampling(utterance, phrase)
+                    answer = told.ask(
+                        phrase if phrase.speaker is None else f"<|speaker:{phrase.speaker}|>{phrase}", sampling
+                    )
+                    loaded.runner.speak(seat, answer)
+                    async for block in answer:
+                        yield block
+                        loaded.runner.wake(seat)
+                    if answer.was_cut:
+                        _log.warning("an answer did not end by itself after %d frames", answer.codes.shape[1])
+                    told.hear(answer)
+                    for silence in pauses(phrase, rate):
+                        yield silence
             if not told.has_begun:
+                seat = loaded.runner.join(utterance.priority)
                 columns = beginning.columns
                 answer = Answer(columns, fed=0, prefix=columns.shape[1], sampling=None)
                 loaded.runner.speak(seat, answer)
                 async for _ in answer:
                     pass
         finally:
-            loaded.runner.leave(seat)
+            if seat:
+                loaded.runner.leave(seat)
 
     async def close(self) -> None:
         if self._watching:
@@ -148,6 +162,10 @@ class _Told:
         self._turn = turn
         self.has_begun = True
         return Answer(turn.columns, fed=self._fed, prefix=self._prefix, sampling=sampling)
+
+    def forget(self) -> None:
+        """The slot is another one's now."""
+        self._fed = 0
 
     def hear(self, answer: Answer) -> None:
         self._conversation = self._turn.answered(answer.codes)

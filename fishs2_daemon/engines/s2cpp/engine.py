@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from fishs2_daemon.engines.base import S2_LANGUAGES, EngineOptions, Progress, Utterance, pauses
+from fishs2_daemon.engines.rests import with_rests
 from fishs2_daemon.engines.s2cpp.generation import Generation
 from fishs2_daemon.engines.s2cpp.library import S2Library
 from fishs2_daemon.engines.s2cpp.model import ModelFiles, devices
@@ -69,12 +70,20 @@ class S2CppEngine:
             )
         self._tell_seed(utterance.sampling.seed)
         generation = Generation.of(self._options, utterance.sampling)
-        async with self._free:
-            loaded = self._ready
+        async with aclosing(with_rests(utterance.phrases)) as phrases, AsyncExitStack() as turn:
+            await turn.enter_async_context(self._free)
+            loaded, holds = self._ready, True
             cast = Cast(loaded.references, utterance.clips[0] if utterance.clips else None)
             try:
                 await self._thread.run(cast.voice(None).reference)
-                async for phrase in utterance.phrases:
+                async for phrase in phrases:
+                    if phrase is None:
+                        await turn.aclose()
+                        holds = False
+                        continue
+                    if not holds:
+                        await turn.enter_async_context(self._free)
+                        holds = True
                     if phrase.strip():
                         voice = cast.voice(phrase.speaker)
                         reference = await self._thread.run(voice.reference)

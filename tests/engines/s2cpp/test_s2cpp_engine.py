@@ -2,13 +2,16 @@
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
 
+from fishs2_daemon.engines import rests
 from fishs2_daemon.engines.base import Utterance
 from fishs2_daemon.engines.s2cpp.thread import Handover
 from fishs2_daemon.errors import EngineError
+from fishs2_daemon.speech import Pcm
 from fishs2_daemon.text.phrase import Phrase
 from tests.engines.remote.conftest import Phrases
 from tests.engines.s2cpp.standin import FRAME, Install, Record, StandIn, loaded, phrases, said, sound
@@ -145,6 +148,28 @@ async def test_two_texts_at_once_take_turns(standin: StandIn) -> None:
         await asyncio.gather(said(engine, "A 1", "A 2", "A 3"), said(engine, "B 1", "B 2", "B 3"))
     assert "two at once" not in standin.calls
     assert [call[6:9] for call in standin.called("speak")[4:]] == ["A 1", "A 2", "A 3", "B 1", "B 2", "B 3"]
+
+
+async def test_a_text_that_does_not_go_on_lets_others_speak(standin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rests, "_REST_S", 0.05)
+    text = Phrases(["A 1"], ends=False)
+    async with (
+        asyncio.timeout(10),
+        loaded(standin) as engine,
+        aclosing(engine.speak(Utterance("default", text))) as blocks,
+    ):
+        heard = (await anext(blocks)).samples
+        rest = asyncio.create_task(_rest(blocks))
+        assert await said(engine, "B 1", "B 2") == sound("B 1") + sound("B 2")
+        text.put("A 2")
+        text.end()
+        assert heard + await rest == sound("A 1") + sound("A 2")
+    assert "two at once" not in standin.calls
+    assert standin.called("release")[-1].endswith(", 0 left")
+
+
+async def _rest(blocks: AsyncIterator[Pcm]) -> bytes:
+    return b"".join([block.samples async for block in blocks])
 
 
 async def test_a_text_that_is_spoken_when_the_engine_is_closed_is_not_spoken_to_its_end(each: StandIn) -> None:
