@@ -108,6 +108,13 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         try:
             ours.setblocking(False)
+            # Before the process: nothing is to be waited for between its start and its owner.
+            reader, writer = await asyncio.open_connection(sock=ours, limit=2 * wire.WINDOW_BYTES)
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
+        try:
             environment = {
                 name: value for name, value in os.environ.items() if not name.upper().startswith(_PRIVATE_ENVIRONMENT)
             }
@@ -117,11 +124,10 @@ class WorkerProcess:
                 stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr.fileno() if sys.stderr else None,
             )  # fmt: skip
         except BaseException:
-            ours.close()
+            writer.close()
             raise
         finally:
             theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours, limit=2 * wire.WINDOW_BYTES)
         return cls(process, reader, writer, settings)
 
     async def load(self, engine: str, options: Mapping[str, Any], progress: Callable[[str, float], None]) -> EngineInfo:

@@ -18,7 +18,7 @@ from fishs2_daemon.metrics import Metrics
 from fishs2_daemon.settings import Settings
 from fishs2_daemon.speech import EngineState
 from fishs2_daemon.worker import wire
-from fishs2_daemon.worker.process import engine_options
+from fishs2_daemon.worker.process import WorkerProcess, engine_options
 from fishs2_daemon.worker.supervisor import Supervisor
 from tests.worker.harness import PROGRAM, Phrases, say
 
@@ -238,3 +238,17 @@ async def test_the_worker_ends_with_its_daemon_even_when_that_is_killed(tmp_path
     await asyncio.sleep(0)
     gone, alive = psutil.wait_procs([worker], timeout=5)
     assert not alive, gone
+
+
+async def test_whenever_its_start_is_given_up_nothing_is_left(settings: Settings) -> None:
+    """A process that is left behind has a transport that nobody closes, of which Python warns."""
+    command = [sys.executable, "-c", "import sys, socket; socket.socket(fileno=int(sys.argv[1])).recv(1)"]
+    before = set(psutil.Process().children())
+    for step in range(60):
+        starting = asyncio.create_task(WorkerProcess.spawn(settings, command))
+        await asyncio.sleep(step / 10_000)
+        starting.cancel()
+        outcome = (await asyncio.gather(starting, return_exceptions=True))[0]
+        if isinstance(outcome, WorkerProcess):
+            await outcome.end()
+        assert set(psutil.Process().children()) == before
