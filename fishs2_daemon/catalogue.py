@@ -51,7 +51,7 @@ class VoiceCatalogue:
         stored = [
             Voice(
                 voice.id,
-                voice.description or voice.title or voice.id,
+                _label(voice),
                 tuple(dict.fromkeys((*voice.languages, *(known if engine and engine.clones else ()))))
                 or known
                 or ("en",),
@@ -144,6 +144,12 @@ class VoiceCatalogue:
         names = [voice.id for voice in sorted(self.voices(engine), key=lambda voice: voice.id != default)]
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         return ", ".join(names[:_NAMES_SHOWN]) + more
+
+
+def _label(stored: StoredVoice) -> str:
+    """What people choose it by, in a list that has little room: its title, which is the id where none was given."""
+    is_named = stored.title.casefold() != stored.id.casefold()
+    return (stored.title if is_named else "") or stored.description or stored.id
 
 
 def _reference(stored: StoredVoice) -> Clip:

@@ -1,6 +1,7 @@
 """Layers of the slow transformer in a row, on one device, with the keys and values of their slots."""
 
 from dataclasses import replace
+from math import gcd
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,14 @@ from fishs2_daemon.engines.s2.rope import Rope, RopeKind
 from fishs2_daemon.engines.s2.sizes import CELLS, cells_of
 from fishs2_daemon.engines.s2.transformer import Pass, Transformer
 
+#: Query heads of one key head, times rows of the mask, that CUDA's attention looks at together.
+_TILE = 8
+
+
+def mask_rows(heads: int, kv_heads: int) -> int:
+    """That a mask of one token each of several sequences has to have; other GPUs' kernels look at two."""
+    return max(2, _TILE // gcd(_TILE, heads // kv_heads))
+
 
 class Stack:
     """Those layers that `model` holds: all of them, or one side of a split."""
@@ -20,6 +29,7 @@ class Stack:
         config = model.config.slow
         self.layers = model.slow_layers
         self._context = context
+        self._mask_rows = mask_rows(config.heads, config.kv_heads)
         #: A slot's last cell is no position: what nobody shall see is written there.
         self.cache = KvCache(
             model.backend,
@@ -44,8 +54,7 @@ class Stack:
             cells=cells,
             rows=g.input("rows", DType.I64, tokens * batch),
             rotation=self._rope.gather(g, positions),
-            # CUDA looks at masks of several sequences two rows at a time.
-            mask=g.input("mask", DType.F16, cells, tokens if batch == 1 else max(2, tokens), 1, batch),
+            mask=g.input("mask", DType.F16, cells, tokens if batch == 1 else max(self._mask_rows, tokens), 1, batch),
         )
         return self.transformer(g, x, at)
 

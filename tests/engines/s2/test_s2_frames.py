@@ -17,6 +17,7 @@ from fishs2_daemon.engines.s2.gguf import GgufFile
 from fishs2_daemon.engines.s2.model import Model
 from fishs2_daemon.engines.s2.noise import Noise
 from fishs2_daemon.engines.s2.sampling import RANKS, Sampling
+from fishs2_daemon.engines.s2.stack import mask_rows
 from fishs2_daemon.engines.s2.tiny import TINY, make_model
 from fishs2_daemon.errors import EngineError
 from tests.engines.s2 import reference
@@ -425,6 +426,12 @@ def test_what_is_warm_are_the_sizes_that_are_asked_for(model: Model, context: in
     with closing(Generator(model, slots=1, context=context)) as generator:
         stack = generator.slow.stack
         assert stack.cell_counts() == sorted({stack.cells_for(n) for n in range(1, generator.context + 1)})
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "rows"), [(32, 8, 2), (32, 16, 4), (8, 8, 8), (9, 3, 8), (64, 4, 2)])
+def test_masks_have_the_rows_that_cuda_looks_at(heads: int, kv_heads: int, rows: int) -> None:
+    """By `ncols1` of its attention with eight columns; what lies behind a mask is another input's, or nobody's."""
+    assert mask_rows(heads, kv_heads) == rows
 
 
 def test_whoever_is_not_chosen_for_draws_from_numbers(model: Model) -> None:
