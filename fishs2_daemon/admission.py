@@ -1,11 +1,9 @@
 """Who speaks now, who waits, who is refused."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from sys import maxsize
 
 from fishs2_daemon.errors import Busy
 from fishs2_daemon.speech import Priority
@@ -21,27 +19,9 @@ MOST_PASSED_OVER = 8
 class _Waiter:
     priority: Priority
     turn: asyncio.Future[None]
+    #: Whoever is in the middle of a text is not.
+    may_be_refused: bool
     passed_over: int = 0
-
-
-class Slot:
-    """The right to have a text spoken. It may be lent to others, and be waited for anew."""
-
-    def __init__(self, give: Callable[[], None], take: Callable[[], Awaitable[None]]) -> None:
-        self.is_lent = False
-        self._give, self._take = give, take
-
-    def lend(self) -> None:
-        """May be called twice."""
-        if not self.is_lent:
-            self.is_lent = True
-            self._give()
-
-    async def take_again(self) -> None:
-        """Behind whoever has more right to it. Raises `Busy`."""
-        if self.is_lent:
-            await self._take()
-            self.is_lent = False
 
 
 class Admission:
@@ -52,6 +32,8 @@ class Admission:
         """`slots` is asked again and again; where there are more of them, call `admit`."""
         self._slots = slots
         self.running = 0
+        #: Slots that conversations have lent: to other conversations, which are short.
+        self._lent_by_conversations = 0
         self._waiting: list[_Waiter] = []
 
     @property
@@ -59,27 +41,40 @@ class Admission:
         return len(self._waiting)
 
     @asynccontextmanager
-    async def slot(self, priority: Priority, max_waiting: int, timeout_s: float) -> AsyncIterator[Slot]:
+    async def slot(self, priority: Priority, max_waiting: int, timeout_s: float) -> AsyncIterator["Slot"]:
         """Hold a slot. Raises `Busy` at once when `max_waiting` others wait, or after `timeout_s`."""
         await self._acquire(priority, max_waiting, timeout_s)
-        # Who lent one is in the middle of a text, and not refused because others wait.
-        slot = Slot(self._release, partial(self._acquire, priority, maxsize, timeout_s))
+        slot = Slot(self, priority, timeout_s)
         try:
             yield slot
         finally:
-            slot.lend()
+            if slot.is_lent:
+                self._end_lending(priority)
+            else:
+                self.running -= 1
+            self.admit()
 
-    def _release(self) -> None:
+    def lend(self, priority: Priority) -> None:
+        """Use `Slot.lend`."""
         self.running -= 1
+        self._lent_by_conversations += priority is Priority.CONVERSATION
         self.admit()
 
-    async def _acquire(self, priority: Priority, max_waiting: int, timeout_s: float) -> None:
+    async def take_again(self, priority: Priority, timeout_s: float) -> None:
+        """Use `Slot.take_again`."""
+        await self._acquire(priority, None, timeout_s)
+        self._end_lending(priority)
+
+    def _end_lending(self, priority: Priority) -> None:
+        self._lent_by_conversations -= priority is Priority.CONVERSATION
+
+    async def _acquire(self, priority: Priority, max_waiting: int | None, timeout_s: float) -> None:
         if self._has_room(priority) and not any(waiter.priority <= priority for waiter in self._waiting):
             self.running += 1
             return
-        if len(self._waiting) >= max_waiting:
+        if max_waiting is not None and len(self._waiting) >= max_waiting:
             self._refuse_one(priority)
-        waiter = _Waiter(priority, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(priority, asyncio.get_running_loop().create_future(), max_waiting is not None)
         self._waiting.append(waiter)
         try:
             async with asyncio.timeout(timeout_s):
@@ -87,7 +82,8 @@ class Admission:
         except BaseException as error:
             if waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
                 # The slot was given in the very moment of giving up: pass it on.
-                self._release()
+                self.running -= 1
+                self.admit()
             elif waiter in self._waiting:  # else a slot that became free in that moment has passed it over
                 self._waiting.remove(waiter)
             if isinstance(error, TimeoutError):
@@ -97,7 +93,8 @@ class Admission:
     def _refuse_one(self, priority: Priority) -> None:
         """The queue is full: the last of those who wait with less priority goes; where there is none, the newcomer."""
         busy = Busy(f"{self.running} texts are being spoken and {len(self._waiting)} wait; try again in a moment")
-        last = next((waiter for waiter in reversed(self._waiting) if waiter.priority > priority), None)
+        less = (waiter for waiter in reversed(self._waiting) if waiter.priority > priority and waiter.may_be_refused)
+        last = next(less, None)
         if last is None or last.turn.done():
             raise busy
         self._waiting.remove(last)
@@ -105,8 +102,9 @@ class Admission:
 
     def _has_room(self, priority: Priority) -> bool:
         slots = self._slots()
-        reserved = slots >= _RESERVING and priority is not Priority.CONVERSATION
-        return self.running < slots - reserved
+        if priority is Priority.CONVERSATION:
+            return self.running < slots
+        return self.running + self._lent_by_conversations < slots - (slots >= _RESERVING)
 
     def admit(self) -> None:
         """Let in those for whom there is room now."""
@@ -118,3 +116,26 @@ class Admission:
             self._waiting.remove(chosen)
             self.running += 1
             chosen.turn.set_result(None)
+
+
+class Slot:
+    """The right to have a text spoken. It may be lent to others, and be waited for anew."""
+
+    def __init__(self, admission: Admission, priority: Priority, timeout_s: float) -> None:
+        """Use `Admission.slot`."""
+        self.is_lent = False
+        self._admission = admission
+        self._priority = priority
+        self._timeout_s = timeout_s
+
+    def lend(self) -> None:
+        """May be called twice. Long texts do not get what a conversation lends, as it could not get it back in time."""
+        if not self.is_lent:
+            self.is_lent = True
+            self._admission.lend(self._priority)
+
+    async def take_again(self) -> None:
+        """Behind whoever has more right to it. Raises `Busy`."""
+        if self.is_lent:
+            await self._admission.take_again(self._priority, self._timeout_s)
+            self.is_lent = False

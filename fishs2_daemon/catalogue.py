@@ -149,7 +149,7 @@ class VoiceCatalogue:
 def _label(stored: StoredVoice) -> str:
     """What people choose it by, in a list that has little room: its title, which is the id where none was given."""
     is_named = stored.title.casefold() != stored.id.casefold()
-    return (stored.title if is_named else "") or stored.description or stored.id
+    return (stored.title if is_named else "") or stored.description or stored.title or stored.id
 
 
 def _reference(stored: StoredVoice) -> Clip:

@@ -217,9 +217,8 @@ class SpeechService:
         settings = self.settings
         total_ends = asyncio.get_running_loop().time() + settings.total_timeout_s
         while True:
-            limit_s = settings.stall_timeout_s if clock.heard_audio else settings.first_audio_timeout_s
             with clock:
-                block = await self._next(blocks, phrases, limit_s, total_ends)
+                block = await self._next(blocks, phrases, clock, total_ends)
             if block is None:
                 return
             for piece in _pieces(block, first=not clock.heard_audio):
@@ -227,29 +226,28 @@ class SpeechService:
                 yield piece
 
     async def _next(
-        self, blocks: AsyncGenerator[Pcm, None], phrases: AdmittedPhrases, limit_s: float, total_ends: float
+        self, blocks: AsyncGenerator[Pcm, None], phrases: AdmittedPhrases, clock: "_Clock", total_ends: float
     ) -> Pcm | None:
         """The next block. While the engine has spoken all of a text that goes on, its silence is not its own, and soon
         others may have its slot: a text may never end, as of a language model that failed."""
+        settings = self.settings
+        limit_s = settings.stall_timeout_s if clock.heard_audio else settings.first_audio_timeout_s
         now = asyncio.get_running_loop().time
         reading = asyncio.ensure_future(anext(blocks, None))
         began = now()
         try:
             while not reading.done():
-                ends = now() + limit_s
-                quiet_since = max(began, phrases.moved_at)
-                if not phrases.is_starved:
-                    ends = quiet_since + limit_s
-                elif not phrases.slot.is_lent:
-                    ends = min(ends, quiet_since + _LEND_S)
-                    if now() >= ends:
-                        phrases.slot.lend()
-                        continue
+                quiet_s = now() - max(began, phrases.moved_at)
                 if now() >= total_ends:
-                    raise DeadlineExceeded(f"the answer took longer than {self.settings.total_timeout_s:.0f} s")
-                if now() >= ends:
+                    raise DeadlineExceeded(f"the answer took longer than {settings.total_timeout_s:.0f} s")
+                if phrases.is_starved:
+                    left_s = limit_s
+                    # Before its first sound it may not have spoken what it has.
+                    if quiet_s >= _LEND_S and clock.heard_audio:
+                        phrases.slot.lend()
+                elif (left_s := limit_s - quiet_s) <= 0:
                     raise DeadlineExceeded(f"no audio came for {limit_s:.0f} s")
-                await asyncio.wait([reading], timeout=min(ends, total_ends) - now())
+                await asyncio.wait([reading], timeout=min(left_s, _LEND_S, total_ends - now()))
             return reading.result()
         finally:
             if not reading.done():

@@ -213,6 +213,36 @@ async def test_a_slot_that_is_lent_is_another_one_s_until_it_is_waited_for_anew(
     assert (admission.running, admission.waiting) == (0, 0)
 
 
+async def test_whoever_waits_for_a_slot_that_was_lent_is_not_sent_away_for_another() -> None:
+    admission = Admission(lambda: 1)
+    async with admission.slot(Priority.READING, 0, PATIENT_S) as first:
+        first.lend()
+        async with admission.slot(Priority.READING, 0, PATIENT_S):
+            taking = asyncio.ensure_future(first.take_again())
+            await asyncio.sleep(0)
+            with pytest.raises(Busy):
+                await admission.slot(Priority.CONVERSATION, 1, PATIENT_S).__aenter__()
+            assert not taking.done()
+        await taking
+
+
+async def test_what_a_conversation_lends_is_for_conversations() -> None:
+    """A long text would not give it back in time."""
+    admission = Admission(lambda: 1)
+    async with admission.slot(Priority.CONVERSATION, 0, PATIENT_S) as first:
+        first.lend()
+        reading = asyncio.ensure_future(admission._acquire(Priority.READING, 9, PATIENT_S))
+        await asyncio.sleep(0)
+        async with admission.slot(Priority.CONVERSATION, 0, PATIENT_S):
+            assert admission.running == 1
+        await first.take_again()
+        first.lend()
+        await asyncio.sleep(0)
+        assert not reading.done()
+    await reading
+    assert (admission.running, admission.waiting) == (1, 0)
+
+
 async def test_a_lent_slot_that_does_not_come_back_in_time_is_busy() -> None:
     admission = Admission(lambda: 1)
     async with admission.slot(Priority.READING, 0, 0.01) as first:

@@ -18,6 +18,7 @@ from fishs2_daemon.voices.store import VoiceStore
         ({}, "anna"),
         ({"title": "Anna B."}, "Anna B."),
         ({"title": "Anna B.", "description": "Calm, recorded in a kitchen in spring"}, "Anna B."),
+        ({"title": "Anna"}, "Anna"),
         ({"title": "Anna", "description": "Anna from next door"}, "Anna from next door"),
         ({"description": "Anna from next door"}, "Anna from next door"),
     ],

@@ -171,6 +171,21 @@ async def test_the_answer_of_a_killed_daemon_does_not_look_whole(launch: Launch,
         await client.answer()
 
 
+async def test_a_killed_daemon_does_not_end_a_stream_that_waits_for_its_text(launch: Launch) -> None:
+    """Home Assistant would keep an answer without a sound."""
+    process = launch()
+    await process.says("ready")
+    client = await process.connect()
+    await client.send("synthesize-start")
+    await client.send("ping")
+    event = await client.receive()
+    assert event
+    assert event.type == "pong"
+    process.process.kill()
+    with pytest.raises(ConnectionResetError):
+        await client.receive()
+
+
 async def test_a_killed_daemon_ends_connections_that_hear_nothing_cleanly(launch: Launch) -> None:
     """Also one that was spoken to before, or was told of an error."""
     process = launch()

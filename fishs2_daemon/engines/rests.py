@@ -5,18 +5,18 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from fishs2_daemon.text.phrase import Phrase
 
-#: A text whose next phrase does not come for so long keeps nothing from others.
-_REST_S = 2.0
+#: Phrases follow each other faster, unless their writer has paused.
+_REST_S = 0.5
 
 
 async def with_rests(phrases: AsyncIterator[Phrase]) -> AsyncGenerator[Phrase | None, None]:
-    """The phrases, and a None before one that does not come for a while."""
+    """The phrases, and a None every now and then while the next one does not come."""
     while True:
         reading = asyncio.ensure_future(anext(phrases, None))
         try:
-            if not (await asyncio.wait([reading], timeout=_REST_S))[0]:
+            while not (await asyncio.wait([reading], timeout=_REST_S))[0]:
                 yield None
-            if (phrase := await reading) is None:
+            if (phrase := reading.result()) is None:
                 return
             yield phrase
         finally:

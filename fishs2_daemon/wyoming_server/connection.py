@@ -168,6 +168,7 @@ class Connection:
             if self._open_text is not None:
                 raise ProtocolError("synthesize-start came before the synthesize-stop of the last one")
             self._unfinished_streams += 1
+            self._reset_at_death(is_on=True)
             self._open_text = TextStream(self._settings.max_text_chars)
             self._begin(request_of(event, self._open_text), is_streamed=True)
         elif SynthesizeChunk.is_type(kind):
@@ -206,7 +207,7 @@ class Connection:
         if exchange.is_streamed:
             await self._write(SynthesizeStopped().event())
             self._unfinished_streams -= 1
-        self._reset_at_death(is_on=False)
+        self._reset_at_death(is_on=self._unfinished_streams > 0)
 
     async def _write_audio(self, block: Pcm) -> None:
         chunk = AudioChunk(block.sample_rate, _WIDTH_BYTES, _CHANNELS, block.samples).event()
@@ -219,11 +220,12 @@ class Connection:
             await self._write(chunk)
 
     def _reset_at_death(self, *, is_on: bool) -> None:
-        """A daemon that is killed in the middle of an answer ends its connections as if that were whole, unless the
-        kernel was told to reset them."""
+        """A daemon that is killed in the middle of an answer, or of a stream before its first sound, would end its
+        connections as if that were whole: the kernel is told to reset them."""
         connection = self._writer.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(is_on, 0))
+            with suppress(OSError):  # the peer was quicker
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(is_on, 0))
 
     async def _write(self, *events: Event) -> None:
         self._writer.write(b"".join(map(framing.encode, events)))

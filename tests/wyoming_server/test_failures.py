@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import socket
+import struct
 import time
 
 import psutil
@@ -334,6 +336,20 @@ async def test_describe_is_answered_while_the_worker_is_down(door: Door) -> None
     assert event
     assert event.type == "info"
     assert event.data["tts"][0]["voices"]
+
+
+async def test_peers_that_talk_rubbish_and_reset_leave_no_trace(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    address = "127.0.0.1", door.port
+    for text in (b"rubbish\n" * 3, b'{"type": "synthesize", "data": {"text": "Hello."}}\n') * 10:
+        with socket.create_connection(address) as peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.sendall(text)
+    await asyncio.sleep(0.1)
+    await door.idle()
+    assert "Traceback" not in caplog.text
+    client = await door.connect()
+    await client.send("synthesize", text="As ever.")
+    assert (await client.answer()).audio
 
 
 async def test_draining_lets_running_answers_finish_and_breaks_off_the_rest(door: Door) -> None:

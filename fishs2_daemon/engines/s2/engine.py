@@ -52,7 +52,9 @@ class S2Engine:
 
         self._loaded = loaded = await self._on_thread(lambda: load(self._options, report))
         if loaded.on_gpu:
-            self._watching = asyncio.create_task(end_if_hung([loaded.runner.pulse, loaded.vocoder.pulse]))
+            # A prompt may rightly take long where the first layers are the processor's.
+            frames = [] if loaded.lower else [loaded.runner.pulse]
+            self._watching = asyncio.create_task(end_if_hung([*frames, loaded.vocoder.pulse]))
         return self.info()
 
     def info(self) -> EngineInfo:
@@ -80,7 +82,7 @@ class S2Engine:
                 async for phrase in phrases:
                     if phrase is None:
                         # What the slot held is read again, and the text goes on as if the slot had never gone.
-                        if seat:
+                        if seat and loaded.runner.is_wanted:
                             loaded.runner.leave(seat)
                             seat = None
                             told.forget()

@@ -168,7 +168,7 @@ class Model:
             if name in special or (transformer and self.im_end is None) or skip(name):
                 continue
             table = name in (_CODEBOOKS, _FAST_EMBEDDINGS)
-            target = self._new(name, name, shape, table=table)
+            target = self._new(name, name, shape, table=table, only_multiplied=only_multiplied(name))
             yield _Part(target, name, 0, target.n_rows)
         if self.im_end is None:
             return
@@ -187,17 +187,21 @@ class Model:
                 rows = self._new("semantic_embeddings", _EMBEDDINGS, (slow.width, semantic + 1), table=True)
                 yield _Part(rows, _EMBEDDINGS, first, last)
         if not skip("fast_head"):
-            source = _FAST_EMBEDDINGS if fast.tied_head else _FAST_OUTPUT
-            fast_head = self._new("fast_head", source, (fast.width, padded(fast.codebook_size)))
+            source, padded_size = _FAST_EMBEDDINGS if fast.tied_head else _FAST_OUTPUT, padded(fast.codebook_size)
+            # What is repacked is written whole.
+            is_whole = padded_size == fast.codebook_size
+            fast_head = self._new("fast_head", source, (fast.width, padded_size), only_multiplied=is_whole)
             yield _Part(fast_head, source, 0, fast.codebook_size)
 
-    def _new(self, name: str, source: str, shape: tuple[int, ...], *, table: bool = False) -> Tensor:
+    def _new(
+        self, name: str, source: str, shape: tuple[int, ...], *, table: bool = False, only_multiplied: bool = False
+    ) -> Tensor:
         dtype = DType[self._file.tensors[source].type.name]
         if sum(n > 1 for n in shape) <= 1 and not table:
             dtype = DType.F32
         elif table and not self._gatherable(dtype):
             dtype = DType.F16
-        self._tensors[name] = self._weights.new(dtype, *shape, only_multiplied=only_multiplied(name))
+        self._tensors[name] = self._weights.new(dtype, *shape, only_multiplied=only_multiplied)
         return self._tensors[name]
 
     def _gatherable(self, dtype: DType) -> bool:

@@ -42,8 +42,8 @@ def converted(name: str) -> bool:
 
 
 def only_multiplied(name: str) -> bool:
-    """Whether graphs use a matrix of `Model` for nothing but products with it."""
-    return not name.startswith("c.") and (name.endswith(_PRODUCTS) or name == "fast_head")
+    """Whether graphs use a matrix of the transformers for nothing but products with it."""
+    return not name.startswith("c.") and name.endswith(_PRODUCTS)
 
 
 def decoder_skips(name: str) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -18,28 +17,31 @@ _STATUS = 71
 
 
 class Pulse:
-    """Entered by the thread around what it computes, read by another one."""
+    """Entered by the thread around each of its rounds, read by another one."""
 
     def __init__(self) -> None:
-        self._since: float | None = None
-
-    @property
-    def busy_s(self) -> float:
-        """How long it has been at it; 0 where it is not."""
-        since = self._since
-        return 0.0 if since is None else time.monotonic() - since
+        self.rounds = 0
+        self.is_busy = False
 
     def __enter__(self) -> None:
-        self._since = time.monotonic()
+        self.rounds += 1
+        self.is_busy = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._since = None
+        self.is_busy = False
 
 
 async def end_if_hung(pulses: Sequence[Pulse]) -> None:
-    """End the process where one of them hangs, so that another worker can begin: nothing else stops a native call."""
-    while True:
+    """End the process where one of them hangs, so that another worker can begin: nothing else stops a native call.
+
+    Counted in looks, not by the clock: a process that was itself held up must not blame its GPU.
+    """
+    rounds, hangs_s = [0 for _ in pulses], [0.0 for _ in pulses]
+    while max(hangs_s) < _HUNG_S:
         await asyncio.sleep(_LOOK_S)
-        if max(pulse.busy_s for pulse in pulses) > _HUNG_S:
-            _log.critical("the GPU has not answered for %.0f s: this worker ends", _HUNG_S)
-            os._exit(_STATUS)
+        for index, pulse in enumerate(pulses):
+            is_same = pulse.is_busy and pulse.rounds == rounds[index]
+            hangs_s[index] = hangs_s[index] + _LOOK_S if is_same else 0.0
+            rounds[index] = pulse.rounds
+    _log.critical("the GPU has not answered for %.0f s: this worker ends", _HUNG_S)
+    os._exit(_STATUS)

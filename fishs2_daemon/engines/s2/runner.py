@@ -63,6 +63,11 @@ class Runner:
                 return
         answer.post_end(EngineError(_CLOSED))
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for a slot."""
+        return any(seat.stage is Stage.WAITING for seat in tuple(self._scheduler.seats))
+
     def leave(self, seat: Seat) -> None:
         """Whatever it was saying ends within a frame."""
         self._commands.put(lambda: self._leave(seat))

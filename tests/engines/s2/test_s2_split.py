@@ -304,7 +304,7 @@ async def test_a_worker_whose_gpu_does_not_answer_ends(
 ) -> None:
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    monkeypatch.setattr(pulse, "_HUNG_S", 0.3)
+    monkeypatch.setattr(pulse, "_HUNG_S", 1.0)
     monkeypatch.setattr(pulse, "_LOOK_S", 0.05)
     assert await spoken(options(folder))
     assert not ended

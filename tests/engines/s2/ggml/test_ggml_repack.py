@@ -35,7 +35,7 @@ def repacked(kit: Kit):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("dtype", DType)
-@pytest.mark.parametrize("rows", [ROWS, ROWS + 2, 8, 1])
+@pytest.mark.parametrize("rows", [ROWS, ROWS + 2, 40, 24, 8, 1])
 def test_products_are_those_of_the_matrix_as_it_was(kit: Kit, dtype: DType, rows: int) -> None:
     if not (dtype.is_quantised or dtype in (DType.F32, DType.F16)):
         return
