@@ -156,16 +156,17 @@ def one_slot(speech: Speech, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "_LEND_S", 0.2)
 
 
+async def interrupted(goes_on: asyncio.Event) -> AsyncIterator[str]:
+    yield "The first sentence is said. "
+    await goes_on.wait()
+    yield "And this is the second."
+
+
 async def test_a_text_that_does_not_go_on_lends_its_slot(speech: Speech, one_slot: None) -> None:
     goes_on = asyncio.Event()
 
-    async def text() -> AsyncIterator[str]:
-        yield "The first sentence is said. "
-        await goes_on.wait()
-        yield "And this is the second."
-
     whole = await spoken(speech, "The first sentence is said. And this is the second.")
-    speaking = asyncio.create_task(spoken(speech, text()))
+    speaking = asyncio.create_task(spoken(speech, interrupted(goes_on)))
     async with asyncio.timeout(5):
         while not speech.service.running:
             await asyncio.sleep(0.01)
@@ -180,15 +181,10 @@ async def test_a_text_that_does_not_go_on_lends_its_slot(speech: Speech, one_slo
 async def test_a_text_that_goes_on_waits_for_its_slot_and_not_for_ever(speech: Speech, one_slot: None) -> None:
     goes_on = asyncio.Event()
 
-    async def text() -> AsyncIterator[str]:
-        yield "The first sentence is said. "
-        await goes_on.wait()
-        yield "And this is the second."
-
     for timeout_s in (5.0, 0.2):
         speech.settings.queue_timeout_s = timeout_s
         goes_on.clear()
-        speaking = asyncio.create_task(spoken(speech, text()))
+        speaking = asyncio.create_task(spoken(speech, interrupted(goes_on)))
         await asyncio.sleep(1)
         async with aclosing(speech.service.speak(SpeechRequest(LONG))) as reading:
             await anext(reading)
